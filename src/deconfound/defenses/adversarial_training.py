@@ -1,0 +1,42 @@
+"""Adversarial training: minimise the cross-entropy at the worst point of the ball that PGD finds.
+
+Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, equation 2.1.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from deconfound.attacks.ascent import Ascent
+from deconfound.attacks.scores import cross_entropy
+from deconfound.defenses.workbench import Defended, Workbench
+from deconfound.fields import Fraction01, hyperparameters
+from deconfound.models.classifier import eval_mode
+from deconfound.threat import ThreatModel
+
+CIFAR = Ascent(threat=ThreatModel(eps=8 / 255), step_size=2 / 255, steps=10)
+
+
+@hyperparameters
+class AdversarialTraining:
+    """ascent: the inner maximisation, in evaluation mode. clean: weight of the clean cross-entropy beside it."""
+
+    ascent: Ascent = CIFAR
+    clean: Annotated[Fraction01, Field(lt=1)] = 0.0
+
+    def __call__(self, bench: Workbench) -> Defended:
+        """Train a fresh network on adversarial images."""
+        model = bench.network("model")
+        bench.fit(model, self.objective)
+        return Defended(model)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Generator) -> Tensor:
+        """(1 - clean) CE(model(x_adv), y) + clean CE(model(x), y), mean over the batch."""
+        with eval_mode(model):
+            x_adv = self.ascent(lambda z: cross_entropy(model(z), y), x, rng=rng)
+        loss = F.cross_entropy(model(x_adv), y)
+        if self.clean:
+            loss = (1 - self.clean) * loss + self.clean * F.cross_entropy(model(x), y)
+        return loss

@@ -1,0 +1,23 @@
+"""Standard training: empirical risk minimisation with the cross-entropy. The base of every other run."""
+
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from deconfound.defenses.workbench import Defended, Workbench
+from deconfound.fields import hyperparameters
+
+
+@hyperparameters
+class Standard:
+    """No hyper-parameters beyond the recipe."""
+
+    def __call__(self, bench: Workbench) -> Defended:
+        """Train a fresh network on the labels as given."""
+        model = bench.network("model")
+        bench.fit(model, cross_entropy)
+        return Defended(model)
+
+
+def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, *, rng: Generator) -> Tensor:
+    """Mean cross-entropy of a batch, nats."""
+    return F.cross_entropy(model(x), y)

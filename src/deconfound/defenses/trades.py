@@ -1,0 +1,47 @@
+"""TRADES: pay for robustness with a divergence instead of with the label.
+
+Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019,
+arXiv:1901.08573, multi-class objective. Defaults: its CIFAR-10 setting (eps 0.031 as 8/255, beta = 1/lambda).
+"""
+
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from deconfound.attacks.ascent import Ascent
+from deconfound.defenses.workbench import Defended, Workbench
+from deconfound.fields import NonNegative, hyperparameters
+from deconfound.models.classifier import eval_mode
+from deconfound.threat import ThreatModel
+
+CIFAR = Ascent(threat=ThreatModel(eps=8 / 255), step_size=0.007, steps=10)
+
+
+@hyperparameters
+class TRADES:
+    """beta weighs the divergence against the clean cross-entropy; 0 is standard training."""
+
+    ascent: Ascent = CIFAR
+    beta: NonNegative = 6.0
+
+    def __call__(self, bench: Workbench) -> Defended:
+        """Train a fresh network on the composed loss."""
+        model = bench.network("model")
+        bench.fit(model, self.objective)
+        return Defended(model)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Generator) -> Tensor:
+        """Mean of CE(model(x), y) + beta KL(model(x) || model(x_adv)); scalar, nats."""
+        if not self.beta:
+            return F.cross_entropy(model(x), y)
+        with eval_mode(model):
+            clean = model(x).detach()
+            # The divergence is flat at x itself: the random start of the ascent matters.
+            x_adv = self.ascent(lambda z: kl(clean, model(z)), x, rng=rng)
+        logits = model(x)
+        return F.cross_entropy(logits, y) + self.beta * kl(logits, model(x_adv)).mean()
+
+
+def kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(softmax(p) || softmax(q)) from logits (N, K), as (N,) nats."""
+    log_p, log_q = p.log_softmax(1), q.log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)

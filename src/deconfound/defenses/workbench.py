@@ -1,0 +1,77 @@
+"""What a defense is handed and what it hands back. It never sees the poison mask or the test split."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from torch import Generator, Tensor, nn
+
+from deconfound.models.classifier import Classifier
+from deconfound.recipe import Recipe
+from deconfound.types import Array, Images, Objective
+
+Watch = Callable[[int, nn.Module], bool]
+"""Called with the number of steps taken and the model in evaluation mode; True ends the training."""
+
+
+class Fit(Protocol):
+    """The only training loop, as a defense sees it."""
+
+    def __call__(
+        self,
+        model: Classifier,
+        objective: Objective,
+        *,
+        phase: str = "model",
+        recipe: Recipe | None = None,
+        watch: Watch | None = None,
+        every: int = 0,
+    ) -> int:
+        """Minimise `objective` over the training set. phase names the random streams, the history and the
+        file of a killed run; recipe defaults to the run's own; watch is called every `every` steps.
+        Returns the number of steps taken."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """data: training images as delivered (perhaps poisoned); val: held-out images, cut before any poisoning.
+
+    network(purpose): a fresh network of the run's architecture, normalised for `data`; the purpose
+    selects the initialisation. start: the network of the run that the defense starts from, if it asked for one.
+    rng(purpose): a generator of the run's seed.
+    """
+
+    data: Images
+    val: Images
+    recipe: Recipe
+    network: Callable[[str], Classifier]
+    rng: Callable[[str], Generator]
+    fit: Fit
+    start: Classifier | None = None
+
+
+@dataclass(frozen=True)
+class Defended:
+    """The network, arrays per training example for later scoring, and scalar remarks for the record."""
+
+    model: Classifier
+    trace: Mapping[str, Array] = field(default_factory=dict)
+    notes: Mapping[str, float | str] = field(default_factory=dict)
+
+
+class Defense(Protocol):
+    """A way to train: frozen hyper-parameters, called once per run."""
+
+    def __call__(self, bench: Workbench) -> Defended:
+        """Train on the bench and hand back the network."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An objective with networks of its own; the loop stores them with a half-trained model."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a later step depends on, by name."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""

@@ -1,0 +1,13 @@
+"""Errors that a user can act on: one message, exit status 1, no traceback."""
+
+
+class UserError(Exception):
+    """Something outside the program is wrong; the message says what, where, and what to do."""
+
+
+class ConfigError(UserError):
+    """An experiment asks for something unknown, mistyped or impossible."""
+
+
+class DataError(UserError):
+    """A data file is missing, corrupt, foreign, or not what its checksum promises."""

@@ -1,0 +1,90 @@
+"""Digest of the package source that a step depends on, so that an edit reruns what it touches.
+
+Imports are followed inside the package only, from the modules a step names. Comments, docstrings and layout
+do not count: editing them must not repeat days of training. Tables of kinds map to addresses in text, which
+imports nothing, so that a step depends on its own method and not on its neighbours.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "deconfound"
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _file(module: str) -> Path | None:
+    base = ROOT.joinpath(*module.split("."))
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _shape(node: Any) -> Any:
+    """A nested tuple of a syntax tree that is the same under every supported Python version."""
+    if isinstance(node, ast.AST):
+        kept = [(key, _shape(value)) for key, value in ast.iter_fields(node) if value not in (None, [])]
+        return type(node).__name__, tuple(kept)
+    if isinstance(node, list):
+        return tuple(_shape(item) for item in node)
+    return repr(node)
+
+
+def _imports(tree: ast.Module, module: str, *, package: bool) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                parts = parts[: len(parts) - node.level + package]
+                base = ".".join([*parts, base] if base else parts)
+            names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
+    return {name for name in names if name.split(".")[0] == PACKAGE and _file(name)}
+
+
+@cache
+def read(module: str) -> tuple[str, frozenset[str]]:
+    """Digest of one module, and the modules of the package that it imports."""
+    path = _file(module)
+    if path is None:
+        raise ModuleNotFoundError(f"{module} is not a module of {PACKAGE}")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports = _imports(tree, module, package=path.stem == "__init__")
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return hashlib.sha256(repr(_shape(tree)).encode()).hexdigest(), frozenset(imports)
+
+
+def closure(*modules: str) -> list[str]:
+    """The modules and all that they import, directly or not, sorted."""
+    todo, seen = list(modules), set[str]()
+    while todo:
+        module = todo.pop()
+        if module not in seen:
+            seen.add(module)
+            todo.extend(read(module)[1])
+    return sorted(seen)
+
+
+def fingerprint(*modules: str) -> str:
+    """Digest of the closure; a module outside the package counts by its name and the bytes of its file."""
+    inside = [module for module in modules if module.split(".")[0] == PACKAGE]
+    lines = [f"{module} {read(module)[0]}" for module in closure(*inside)]
+    for module in sorted(set(modules) - set(inside)):
+        lines.append(f"{module} {_outside(module)}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _outside(module: str) -> str:
+    from importlib.util import find_spec
+
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        return ""
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()

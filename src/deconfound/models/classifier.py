@@ -1,0 +1,85 @@
+"""Classifier = normalise -> features -> head: the one shape of a model here.
+
+Normalisation is inside, so that every attack and trigger works on pixels in [0, 1].
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """Logits of images in [0, 1]; the representation and the last linear layer are public.
+
+    body: normalised images (N, C, H, W) -> features (N, D). head: nn.Linear (D -> K).
+    mean, std: per channel (C,), buffers that travel with the weights.
+    """
+
+    head: nn.Linear
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, head: nn.Linear, *, channels: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Input of the last linear layer, (N, D)."""
+        z: Tensor = self.body((x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1))
+        return z
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+    @torch.no_grad()
+    def normalise_like(self, x: Tensor) -> None:
+        """Take mean and standard deviation per channel from training images (N, C, H, W) uint8."""
+        pixels = x.double().div(255)
+        self.mean.copy_(pixels.mean((0, 2, 3)))
+        self.std.copy_(pixels.std((0, 2, 3)).clamp_min(1e-2))
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Inside, the parameters ask for no gradient; modes are left alone."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, requires in wanted:
+            parameter.requires_grad_(requires)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with frozen parameters; every module as it was afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with frozen(model):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, *, batch_size: int = 512) -> Tensor:
+    """Logits (N, K) on the CPU of images (N, C, H, W), uint8 or float in [0, 1], in evaluation mode."""
+    device = next(model.parameters()).device
+    with eval_mode(model):
+        chunks = [model(to_unit(part.to(device))).cpu() for part in torch.split(x, batch_size)]
+    return torch.cat(chunks) if chunks else torch.empty(0, 0)
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """Images as float32 in [0, 1]; uint8 is divided by 255, floats pass."""
+    return x.float().div(255) if x.dtype == torch.uint8 else x

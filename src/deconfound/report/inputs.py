@@ -1,0 +1,223 @@
+"""What the report reads: the CSV tables as typed rows, and the records of the runs behind them."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from deconfound.errors import DataError
+from deconfound.storage import read_json
+
+TABLES = ("results", "summary", "differences", "per_class", "measures", "claims")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A place in an experiment: which model, trained how, on what."""
+
+    dataset: str
+    poison: str
+    model: str
+    defense: str
+
+    @property
+    def group(self) -> str:
+        """Run id without its seed."""
+        return f"{self.dataset}/{self.poison}/{self.model}/{self.defense}"
+
+    @property
+    def setting(self) -> tuple[str, str, str]:
+        """(dataset, poison, model): what a figure holds fixed while defenses vary."""
+        return self.dataset, self.poison, self.model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Cell):
+    """A row of results.csv: one run, one metric."""
+
+    seed: int
+    attack: str
+    norm: str
+    eps: float
+    curve: bool
+    metric: str
+    hits: int
+    total: int
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(Cell):
+    """A row of summary.csv: mean and 95 % interval over seeds and examples."""
+
+    attack: str
+    norm: str
+    eps: float
+    curve: bool
+    metric: str
+    value: float
+    low: float
+    high: float
+    total: int
+    seeds: int
+    gate: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Cell):
+    """A row of differences.csv: defense minus control, paired; fractions."""
+
+    control: str
+    attack: str
+    norm: str
+    eps: float
+    metric: str
+    effect: float
+    low: float
+    high: float
+    total: int
+    seeds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerClass(Cell):
+    """A row of per_class.csv, pooled over seeds."""
+
+    attack: str
+    norm: str
+    eps: float
+    metric: str
+    label: str
+    hits: int
+    total: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure(Cell):
+    """A row of measures.csv: a number that is not a rate over test examples."""
+
+    seed: int
+    measure: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A row of claims.csv; effect, low, high and margin are NaN when the claim was not run."""
+
+    id: str
+    paper: str
+    statement: str
+    dataset: str
+    poison: str
+    model: str
+    treatment: str
+    control: str
+    metric: str
+    attack: str
+    effect: float
+    low: float
+    high: float
+    margin: float
+    direction: str
+    published: str
+    published_source: str
+    verdict: str
+    gate: str
+    evidence: str
+    seeds: str
+
+    @property
+    def ran(self) -> bool:
+        """True when the claim has an effect to show."""
+        return not math.isnan(self.effect)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Cell):
+    """A run.json: what was trained, how it went, and what it came from."""
+
+    seed: int
+    path: Path
+    spec: Mapping[str, Any]
+    history: Mapping[str, Sequence[Mapping[str, float]]]
+    notes: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Run id."""
+        return f"{self.group}/seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything the report knows, before a word is written about it."""
+
+    results: Sequence[Result]
+    summary: Sequence[Summary]
+    differences: Sequence[Difference]
+    per_class: Sequence[PerClass]
+    measures: Sequence[Measure]
+    claims: Sequence[Claim]
+    runs: Sequence[Run]
+
+
+Row = TypeVar("Row", bound=Cell | Claim)
+PARSERS: Mapping[type, Any] = {
+    str: str,
+    int: lambda text: int(float(text)),
+    float: lambda text: float(text) if text else math.nan,
+    bool: lambda text: text.strip().lower() in ("true", "1"),
+}
+
+
+def read(tables: Path, runs: Sequence[Path]) -> Inputs:
+    """Read the six tables of a folder and the records of the runs; DataError names what is wrong."""
+    records = sorted((read_run(path) for path in runs), key=lambda run: (run.group, run.seed))
+    return Inputs(
+        results=read_rows(tables / "results.csv", Result),
+        summary=read_rows(tables / "summary.csv", Summary),
+        differences=read_rows(tables / "differences.csv", Difference),
+        per_class=read_rows(tables / "per_class.csv", PerClass),
+        measures=read_rows(tables / "measures.csv", Measure),
+        claims=read_rows(tables / "claims.csv", Claim),
+        runs=records,
+    )
+
+
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """Rows of a CSV file as `kind`; a missing file or column, or a foreign value, is a DataError."""
+    types = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if missing := [name for name in names if name not in (reader.fieldnames or ())]:
+                raise DataError(f"{path}: expected columns {', '.join(missing)}")
+            return [kind(**{name: PARSERS[types[name]](row[name]) for name in names}) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+        raise DataError(f"{path}: not a table of this project ({error}); remove it and run again") from error
+
+
+def read_run(path: Path) -> Run:
+    """A run record; DataError when the file is something else."""
+    value = read_json(path)
+    try:
+        place = {name: str(value["run"][name]) for name in ("dataset", "poison", "model", "defense")}
+        return Run(
+            **place,
+            seed=int(value["run"]["seed"]),
+            path=path,
+            spec=value.get("spec", {}),
+            history=value.get("history", {}),
+            notes=value.get("notes", {}),
+            provenance=value.get("provenance", {}),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a run record of this project ({error!r})") from error

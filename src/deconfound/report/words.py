@@ -1,0 +1,157 @@
+"""How the report says things: names of methods and metrics, and numbers as text."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deconfound.report.inputs import Claim
+
+CASING = {
+    **{
+        word: word.upper()
+        for word in ("cbd", "trades", "mart", "adml", "namid", "abl", "pgd", "fgsm", "apgd")
+    },
+    **{word: word.upper() for word in ("fab", "cnn", "mi", "asr", "auroc", "sig", "cw", "dlr", "l2", "erm")},
+    **{
+        "badnets": "BadNets",
+        "resnet": "ResNet",
+        "causaladv": "CausalAdv",
+        "linf": "L∞",
+        "dobs": "do",
+        "svhn": "SVHN",
+    },
+}
+WHOLE = {"none": "no attack", "worst_case": "worst case", "clean": "not poisoned"}
+NORMS = {"linf": "L∞", "l2": "L2"}
+METRICS: Mapping[str, tuple[str, str]] = {
+    "clean_accuracy": ("clean accuracy", "untouched test images classified right"),
+    "robust_accuracy": ("robust accuracy", "test images that stay right under an attack within its budget"),
+    "asr": (
+        "attack success rate",
+        "triggered images, not of the target class, classified as the target (lower is better for a defense)",
+    ),
+    "triggered_accuracy": ("triggered accuracy", "triggered images still given their true class"),
+    "target_recall": (
+        "target recall",
+        "untouched images of the target class that are recognised; a defense that simply refuses the class loses it",
+    ),
+}
+VERDICTS: Mapping[str, tuple[str, str]] = {
+    "supported": ("supported", "the whole interval lies beyond the margin"),
+    "contradicted": ("contradicted", "the whole interval falls short of the margin"),
+    "inconclusive": ("inconclusive", "the interval contains the margin, so these data cannot decide"),
+    "premise not met": (
+        "premise",
+        "what the method presupposes did not hold here, so the claim was not tested",
+    ),
+    "not run at this scale": ("notrun", "this experiment has no cell for the claim"),
+}
+
+
+def label(name: str) -> str:
+    """A name of the configuration as prose: `cbd_shuffled` is 'CBD shuffled'."""
+    return WHOLE.get(name) or " ".join(CASING.get(word, word) for word in name.split("_"))
+
+
+def metric_label(metric: str) -> str:
+    """A metric as prose."""
+    return METRICS[metric][0] if metric in METRICS else label(metric)
+
+
+def is_rate(metric: str) -> bool:
+    """Rates are shown in per cent and their differences in points; everything else as it is."""
+    return metric in METRICS or metric.endswith(("_accuracy", "_recall", "_rate"))
+
+
+def number(value: float, *, rate: bool = True, sign: bool = False) -> str:
+    """A fraction in per cent with one decimal, or a plain number with three significant digits."""
+    if math.isnan(value):
+        return "–"
+    text = f"{value * 100:{'+' if sign else ''}.1f}" if rate else f"{value:{'+' if sign else ''}.3g}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def interval(low: float, high: float, *, rate: bool = True, sign: bool = False) -> str:
+    """'66.0 to 76.1'; empty when there is none."""
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    return f"{number(low, rate=rate, sign=sign)} to {number(high, rate=rate, sign=sign)}"
+
+
+def radius(eps: float) -> str:
+    """A budget as people write it: 0.2, or 8/255 when it is a whole number of grey levels."""
+    short = f"{eps:g}"
+    levels = eps * 255
+    if len(short) > 5 and abs(levels - round(levels)) < 1e-4 and round(levels) > 0:
+        return f"{round(levels)}/255"
+    return f"{eps:.4g}"
+
+
+def budget(norm: str, eps: float) -> str:
+    """'L∞ 0.2'; empty when an attack has no single budget."""
+    return f"{NORMS.get(norm, norm)} {radius(eps)}" if norm and eps == eps else ""
+
+
+def count(number: int, noun: str) -> str:
+    """'1 seed', '3 seeds'."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def listing(words: Iterable[str]) -> str:
+    """'a, b and c'."""
+    items = list(words)
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+
+
+def setting_label(setting: tuple[str, str, str]) -> str:
+    """(dataset, poison, model) as prose."""
+    dataset, poison, model = setting
+    return " · ".join([label(dataset), *([label(poison)] if poison != "clean" else []), label(model)])
+
+
+def anchor(group: str) -> str:
+    """The place of a group of runs in both renderings."""
+    return "run-" + "".join(letter if letter.isalnum() else "-" for letter in group)
+
+
+def margin(claim: Claim) -> str:
+    """What the claim demands: 'above +30.0 points'."""
+    rate = is_rate(claim.metric)
+    if math.isnan(claim.margin):
+        return ""
+    text = number(claim.margin, rate=rate, sign=bool(claim.control))
+    return f"{claim.direction} {text}{unit(claim)}"
+
+
+def unit(claim: Claim) -> str:
+    """Unit of a claim's effect, with its leading space: points for a difference of rates."""
+    if not is_rate(claim.metric):
+        return ""
+    return " points" if claim.control else " %"
+
+
+class Order:
+    """Sorts names as the configuration lists them; unlisted names follow in alphabetical order."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._rank = {
+            kind: {name: place for place, name in enumerate(config.get(kind) or ())}
+            for kind in ("datasets", "poisons", "models", "attacks", "defenses")
+        }
+
+    def key(self, kind: str, name: str) -> tuple[int, int, str]:
+        """Sort key of a name of a kind such as `attacks`."""
+        first = {"none": 0, "standard": 0, "clean": 0, "worst_case": 2}.get(name, 1)
+        ranks = self._rank[kind]
+        return first, ranks.get(name, len(ranks)), name
+
+    def cell(self, dataset: str, poison: str, model: str, defense: str = "") -> tuple[Any, ...]:
+        """Sort key of a place in the experiment."""
+        return (
+            self.key("datasets", dataset),
+            self.key("poisons", poison),
+            self.key("models", model),
+            self.key("defenses", defense),
+        )

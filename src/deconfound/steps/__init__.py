@@ -1,0 +1,1 @@
+"""One module per rule of the graph: read the inputs, call the package, write the outputs."""
