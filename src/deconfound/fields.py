@@ -47,4 +47,5 @@ _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def hyperparameters(cls: type[T]) -> type[T]:
     """A frozen, validated, keyword-only dataclass: how every method declares its hyper-parameters."""
-    return _dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)
+    made: type[T] = _dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)  # type: ignore[assignment]
+    return made

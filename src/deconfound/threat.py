@@ -16,7 +16,8 @@ TINY = 1e-12
 
 def flat_norm(delta: Tensor) -> Tensor:
     """L2 norm per image, shaped (N, 1, 1, 1) to divide by."""
-    return delta.flatten(1).norm(dim=1).view(-1, *[1] * (delta.dim() - 1))
+    norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return norms.view(-1, *[1] * (delta.dim() - 1))
 
 
 @hyperparameters

@@ -52,6 +52,10 @@ class Poisoned(NamedTuple):
 class Dataset(Protocol):
     """A source of images; frozen hyper-parameters, no state."""
 
+    @property
+    def expects(self) -> tuple[tuple[int, int, int] | None, int | None]:
+        """Shape (C, H, W) and number of classes, where they are known before the fetch."""
+
     def fetch(self, cache: Path) -> Source:
         """Read, download or make the images; `cache` keeps downloads. Raises DataError on anything corrupt."""
 
@@ -66,11 +70,17 @@ class Trigger(Protocol):
 class Poison(Protocol):
     """Whom the attacker edits, how, and with which label."""
 
-    def __call__(self, clean: Images, *, rng: Generator) -> Poisoned:
-        """Edit a fraction of a training set; the argument is left alone."""
+    def __call__(self, clean: Images, *, classes: int, rng: Generator) -> Poisoned:
+        """Edit a fraction of a training set of K = classes classes; the argument is left alone."""
 
-    def triggered(self, test: Images) -> Images:
+    def triggered(self, test: Images, *, classes: int) -> Images:
         """Every test image stamped, with the label the attacker hopes for; same order as `test`."""
+
+    def faults(self, shape: tuple[int, int, int] | None, classes: int | None) -> list[str]:
+        """What cannot be on images of `shape` (C, H, W) in so many classes; None where unknown before the fetch.
+
+        Each fault begins with its key.
+        """
 
 
 class Attack(Protocol):

@@ -29,7 +29,8 @@ def _polygon(px: Floats, py: Floats, sides: int, radius: float = 1.0) -> Floats:
     step = 2 * np.pi / sides
     angle = (np.arctan2(py, px) + np.pi / 2) % step - step / 2
     apothem = radius * np.cos(np.pi / sides)
-    return np.hypot(px, py) * np.cos(angle) - apothem
+    distance: Floats = np.hypot(px, py) * np.cos(angle) - apothem
+    return distance
 
 
 def _cross(px: Floats, py: Floats) -> Floats:
@@ -70,7 +71,8 @@ SHAPES: dict[str, Any] = {
 def _hue(hue: Floats) -> Floats:
     """Saturated colours (N, 3) of hues in turns."""
     offsets = np.array([0.0, 1 / 3, 2 / 3])
-    return 0.5 + 0.5 * np.cos(2 * np.pi * (hue[:, None] - offsets))
+    colours: Floats = 0.5 + 0.5 * np.cos(2 * np.pi * (hue[:, None] - offsets))
+    return colours
 
 
 @hyperparameters
@@ -78,7 +80,8 @@ class Scenes:
     """classes: how many shapes; correlation: P(style = label) beyond chance, in the i.i.d. splits.
 
     noise: standard deviation of pixel noise; clutter: small distractors per picture; contrast: how far the object's
-    brightness may lie from the ground's (lower is harder); size: radius of the object, in half pictures.
+    brightness may lie from the ground's (lower is harder); size: radius of the object, in half pictures;
+    turn: range of rotations, 1 is a full turn.
     """
 
     classes: Annotated[Natural, Field(ge=2, le=len(SHAPES))] = 10
@@ -89,7 +92,13 @@ class Scenes:
     clutter: Natural = 3
     contrast: Annotated[NonNegative, Field(gt=0, le=1)] = 0.5
     size: Annotated[NonNegative, Field(gt=0.05, le=0.9)] = 0.5
+    turn: Fraction01 = 1.0
     seed: Natural = 0
+
+    @property
+    def expects(self) -> tuple[tuple[int, int, int], int]:
+        """Shape (C, H, W) and number of classes."""
+        return (3, SIZE, SIZE), self.classes
 
     def fetch(self, cache: Path) -> Source:
         """Render both splits; nothing is read or downloaded."""
@@ -100,9 +109,7 @@ class Scenes:
     def _split(self, name: str, count: int) -> Split:
         rng = numpy_generator(self.seed, "scenes", name)
         labels = rng.permutation(np.arange(count) % self.classes)
-        latent = _Latent(
-            rng, count, clutter=self.clutter, size=self.size, contrast=self.contrast, noise=self.noise
-        )
+        latent = _Latent(rng, count, self)
         follows = rng.random(count) < self.correlation
         free = rng.integers(self.classes, size=count)
         style = np.where(follows, labels, free)
@@ -117,27 +124,18 @@ class Scenes:
 class _Latent:
     """Every cause of a picture except label and style, drawn once, so that style alone can be changed."""
 
-    def __init__(
-        self,
-        rng: np.random.Generator,
-        count: int,
-        *,
-        clutter: int,
-        size: float,
-        contrast: float,
-        noise: float,
-    ) -> None:
-        self.radius = size * rng.uniform(0.75, 1.25, count)
+    def __init__(self, rng: np.random.Generator, count: int, spec: Scenes) -> None:
+        self.radius = spec.size * rng.uniform(0.75, 1.25, count)
         room = np.maximum(0.0, 0.95 - self.radius)
         self.center = rng.uniform(-1, 1, (count, 2)) * room[:, None]
-        self.turn = rng.uniform(0, 2 * np.pi, count)
+        self.turn = rng.uniform(-np.pi, np.pi, count) * spec.turn
         self.phase = rng.uniform(0, 2 * np.pi, count)
-        self.shade = rng.uniform(0.5, 1.0, count) * contrast * rng.choice([-1, 1], count)
+        self.shade = rng.uniform(0.5, 1.0, count) * spec.contrast * rng.choice([-1, 1], count)
         self.jitter = rng.normal(0, 0.03, (count, 2))
-        self.specks = rng.uniform(-1, 1, (clutter, count, 2))
-        self.speck_size = rng.uniform(0.06, 0.16, (clutter, count))
-        self.speck_shade = rng.uniform(-1, 1, (clutter, count)) * contrast
-        self.noise = (rng.standard_normal((count, 3, SIZE, SIZE), dtype=np.float32) * noise).astype(
+        self.specks = rng.uniform(-1, 1, (spec.clutter, count, 2))
+        self.speck_size = rng.uniform(0.06, 0.16, (spec.clutter, count))
+        self.speck_shade = rng.uniform(-1, 1, (spec.clutter, count)) * spec.contrast
+        self.noise = (rng.standard_normal((count, 3, SIZE, SIZE), dtype=np.float32) * spec.noise).astype(
             np.float32
         )
 

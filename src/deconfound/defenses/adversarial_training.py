@@ -27,8 +27,8 @@ class AdversarialTraining:
     clean: Annotated[Fraction01, Field(lt=1)] = 0.0
 
     def __call__(self, bench: Workbench) -> Defended:
-        """Train a fresh network on adversarial images."""
-        model = bench.network("model")
+        """Train on adversarial images."""
+        model = bench.begin()
         bench.fit(model, self.objective)
         return Defended(model)
 

@@ -12,8 +12,8 @@ class Standard:
     """No hyper-parameters beyond the recipe."""
 
     def __call__(self, bench: Workbench) -> Defended:
-        """Train a fresh network on the labels as given."""
-        model = bench.network("model")
+        """Train on the labels as given."""
+        model = bench.begin()
         bench.fit(model, cross_entropy)
         return Defended(model)
 

@@ -24,8 +24,8 @@ class TRADES:
     beta: NonNegative = 6.0
 
     def __call__(self, bench: Workbench) -> Defended:
-        """Train a fresh network on the composed loss."""
-        model = bench.network("model")
+        """Train on the composed loss."""
+        model = bench.begin()
         bench.fit(model, self.objective)
         return Defended(model)
 

@@ -49,6 +49,10 @@ class Workbench:
     fit: Fit
     start: Classifier | None = None
 
+    def begin(self) -> Classifier:
+        """The network to train: the one of the run that the defense starts from, or a fresh one."""
+        return self.start if self.start is not None else self.network("model")
+
 
 @dataclass(frozen=True)
 class Defended:

@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from deconfound.errors import ConfigError
 from deconfound.fields import hyperparameters
 from deconfound.models.classifier import Classifier
 from deconfound.registry import nearest
@@ -46,7 +47,7 @@ class TimmModel:
 
     name: str
     small_stem: bool = True
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod
@@ -58,9 +59,9 @@ class TimmModel:
 
     def __call__(self, shape: tuple[int, int, int], classes: int) -> Classifier:
         """A freshly initialised network for images of `shape` (C, H, W)."""
-        from deconfound import torchvision_operators
+        from deconfound.torchvision_operators import ensure
 
-        torchvision_operators.ensure()
+        ensure()
         import timm
 
         model = timm.create_model(
@@ -68,10 +69,11 @@ class TimmModel:
         )
         if self.small_stem and max(shape[1:]) <= SMALL:
             keep_resolution(model)
-        head = model.get_classifier()
-        return Classifier(
-            _Body(model), head if isinstance(head, nn.Module) else nn.Identity(), channels=shape[0]
-        )
+        head: nn.Module = model.get_classifier()
+        if not isinstance(head, nn.Linear):
+            found = type(head).__name__
+            raise ConfigError(f"models: {self.name} has no single linear layer at its end (found {found})")
+        return Classifier(_Body(model), head, channels=shape[0])
 
 
 class _Body(nn.Module):

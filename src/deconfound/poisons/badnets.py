@@ -16,28 +16,33 @@ from deconfound.types import Images, Poisoned
 
 @hyperparameters
 class BadNets:
-    """rate: edited / all training images. target: label of all-to-one. classes of all-to-all are cycled by one.
+    """rate: edited / all training images. target: the label of all-to-one; all-to-all moves every label up by one.
 
-    from_target: draw victims from all classes, as the CBD release does; by default the target class is left out,
-    since its images would carry a trigger and an unchanged label.
+    from_target: draw victims from all classes, as the CBD release does; by default the target class is left
+    out, since its images would carry a trigger and an unchanged label.
     """
 
     rate: OpenFraction = 0.1
     target: Natural = 0
     mode: Literal["all_to_one", "all_to_all"] = "all_to_one"
-    classes: Natural | None = None
     from_target: bool = False
     trigger: Patch = Patch()
 
-    def __post_init__(self) -> None:
-        if self.mode == "all_to_all" and not self.classes:
-            raise ValueError("expected the number of classes for all_to_all, got none")
+    def faults(self, shape: tuple[int, int, int] | None, classes: int | None) -> list[str]:
+        """A target outside the classes, a patch larger than the picture."""
+        found = []
+        if classes is not None and self.mode == "all_to_one" and self.target >= classes:
+            found.append(f"target: expected a label from 0 to {classes - 1}, got {self.target}")
+        if shape is not None and not self.trigger.fits(*shape[1:]):
+            size = f"{self.trigger.size} pixels and margin {self.trigger.margin}"
+            found.append(f"trigger: expected a patch inside {shape[1]} x {shape[2]} pixels, got {size}")
+        return found
 
-    def relabel(self, y: Tensor) -> Tensor:
+    def relabel(self, y: Tensor, classes: int) -> Tensor:
         """The attacker's labels (N,) for true labels (N,)."""
-        return torch.full_like(y, self.target) if self.mode == "all_to_one" else (y + 1) % (self.classes or 1)
+        return torch.full_like(y, self.target) if self.mode == "all_to_one" else (y + 1) % classes
 
-    def __call__(self, clean: Images, *, rng: Generator) -> Poisoned:
+    def __call__(self, clean: Images, *, classes: int, rng: Generator) -> Poisoned:
         """Edit floor(rate * N) images; every other image and label is the same to the byte."""
         victims = torch.arange(len(clean.y))
         if self.mode == "all_to_one" and not self.from_target:
@@ -48,9 +53,9 @@ class BadNets:
         mask[chosen] = True
         x, y = clean.x.clone(), clean.y.clone()
         x[mask] = self.trigger(clean.x[mask])
-        y[mask] = self.relabel(clean.y[mask])
+        y[mask] = self.relabel(clean.y[mask], classes)
         return Poisoned(Images(x, y), mask)
 
-    def triggered(self, test: Images) -> Images:
+    def triggered(self, test: Images, *, classes: int) -> Images:
         """Every test image stamped, with the label the attacker hopes for."""
-        return Images(self.trigger(test.x), self.relabel(test.y))
+        return Images(self.trigger(test.x), self.relabel(test.y, classes))

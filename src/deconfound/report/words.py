@@ -6,20 +6,17 @@ from typing import Any
 
 from deconfound.report.inputs import Claim
 
+CAPITALS = (
+    "abl adml apgd asr auroc cbd cnn cw dlr erm fab fgsm gtsrb l2 mart mi mnist namid pgd sig svhn trades"
+)
 CASING = {
-    **{
-        word: word.upper()
-        for word in ("cbd", "trades", "mart", "adml", "namid", "abl", "pgd", "fgsm", "apgd")
-    },
-    **{word: word.upper() for word in ("fab", "cnn", "mi", "asr", "auroc", "sig", "cw", "dlr", "l2", "erm")},
-    **{
-        "badnets": "BadNets",
-        "resnet": "ResNet",
-        "causaladv": "CausalAdv",
-        "linf": "L∞",
-        "dobs": "do",
-        "svhn": "SVHN",
-    },
+    **{word: word.upper() for word in CAPITALS.split()},
+    "badnets": "BadNets",
+    "causaladv": "CausalAdv",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "linf": "L∞",
+    "resnet": "ResNet",
 }
 WHOLE = {"none": "no attack", "worst_case": "worst case", "clean": "not poisoned"}
 NORMS = {"linf": "L∞", "l2": "L2"}
@@ -28,12 +25,12 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "robust_accuracy": ("robust accuracy", "test images that stay right under an attack within its budget"),
     "asr": (
         "attack success rate",
-        "triggered images, not of the target class, classified as the target (lower is better for a defense)",
+        "triggered images, not of the target class, classified as the target (a defense wants it low)",
     ),
     "triggered_accuracy": ("triggered accuracy", "triggered images still given their true class"),
     "target_recall": (
         "target recall",
-        "untouched images of the target class that are recognised; a defense that simply refuses the class loses it",
+        "untouched images of the target class recognised (a defense that refuses the class loses it)",
     ),
 }
 VERDICTS: Mapping[str, tuple[str, str]] = {
@@ -91,7 +88,7 @@ def radius(eps: float) -> str:
 
 def budget(norm: str, eps: float) -> str:
     """'L∞ 0.2'; empty when an attack has no single budget."""
-    return f"{NORMS.get(norm, norm)} {radius(eps)}" if norm and eps == eps else ""
+    return f"{NORMS.get(norm, norm)}\N{NO-BREAK SPACE}{radius(eps)}" if norm and eps == eps else ""
 
 
 def count(number: int, noun: str) -> str:
@@ -129,7 +126,7 @@ def unit(claim: Claim) -> str:
     """Unit of a claim's effect, with its leading space: points for a difference of rates."""
     if not is_rate(claim.metric):
         return ""
-    return " points" if claim.control else " %"
+    return " points" if claim.control else "\N{NO-BREAK SPACE}%"
 
 
 class Order:
@@ -147,8 +144,9 @@ class Order:
         ranks = self._rank[kind]
         return first, ranks.get(name, len(ranks)), name
 
-    def cell(self, dataset: str, poison: str, model: str, defense: str = "") -> tuple[Any, ...]:
-        """Sort key of a place in the experiment."""
+    def cell(self, setting: tuple[str, str, str], defense: str = "") -> tuple[Any, ...]:
+        """Sort key of a place in the experiment: (dataset, poison, model) and a defense."""
+        dataset, poison, model = setting
         return (
             self.key("datasets", dataset),
             self.key("poisons", poison),

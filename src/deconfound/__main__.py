@@ -1,0 +1,301 @@
+"""One subcommand per rule of the graph: parse, call, write. `deconfound COMMAND --help` explains each.
+
+Everything heavy is imported inside a command, so that help and errors in options are instant.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deconfound.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which published robustness claims survive a fair test?\n\n"
+    "Each command is one step of the pipeline and can be run by hand: it reads the files it is given and writes one"
+    " artifact. `snakemake --cores all` runs them all in order and prints the exact commands with `-p`.",
+)
+
+
+def _spec(text: str) -> dict[str, Any]:
+    source = text
+    try:
+        if text.startswith("@"):
+            source = Path(text[1:]).read_text(encoding="utf-8")
+        found = json.loads(source)
+    except OSError as error:
+        raise typer.BadParameter(f"{text[1:]}: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"expected JSON, or @FILE with JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f"expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+Spec = Annotated[
+    Any, typer.Option(parser=_spec, metavar="JSON", help="Parameters as JSON, or @FILE with JSON.")
+]
+Out = Annotated[Path, typer.Option(help="Where to write.", dir_okay=True)]
+Seed = Annotated[int, typer.Option(min=0, help="One integer; every random draw of the step derives from it.")]
+Threads = Annotated[
+    int, typer.Option(min=1, help="CPU threads. Another number changes the last bits of results.")
+]
+Gpu = Annotated[
+    int, typer.Option(min=0, help="0 keeps the step on the CPU; otherwise a GPU is used if there is one.")
+]
+Code = Annotated[
+    str, typer.Option(help="Fingerprint of the source (the workflow passes it; no need by hand).")
+]
+TrainFile = Annotated[Path, typer.Option(help="Training set (npz): a clean split or a poisoned set.")]
+ModelFolder = Annotated[Path, typer.Option(help="Folder of a trained model (model.safetensors, run.json).")]
+TestFile = Annotated[Path, typer.Option(help="Test split (npz).")]
+PlanFile = Annotated[Path, typer.Option(help="The list of artifacts that `deconfound plan` wrote.")]
+
+
+@app.command()
+def plan(
+    experiment: Annotated[Path, typer.Argument(help="An experiment (YAML).")] = Path("config.yaml"),
+    out: Annotated[Path | None, typer.Option(help="Write the list of artifacts as JSON.")] = None,
+    overrides: Annotated[
+        Any, typer.Option(parser=_spec, metavar="JSON", help="Keys laid over the file's.")
+    ] = "{}",
+) -> None:
+    """Check an experiment, and say which runs it consists of.
+
+    Example: deconfound plan experiments/mnist.yaml
+    """
+    from deconfound.config import read
+    from deconfound.graph import Graph
+    from deconfound.storage import write_json
+
+    graph = Graph(read(experiment, overrides))
+    if out:
+        write_json(out, graph.listing())
+        return
+    for run in graph.runs:
+        typer.echo(str(run))
+    typer.echo(
+        f"{len(graph.runs)} runs ({len(graph.base)} base), {len(graph.crafted)} adversarial sets", err=True
+    )
+
+
+@app.command()
+def fetch(
+    spec: Spec,
+    out: Out,
+    cache: Annotated[Path, typer.Option(help="Folder for downloads.")] = Path("data/raw"),
+    code: Code = "",
+) -> None:
+    """Fetch or make a data set and cut it into train, val and test.
+
+    Example: deconfound fetch --spec '{"source": {"kind": "digits"}, "val": 0.1, "slice": {"train": null, "test": null},
+    "split_seed": 0}' --out data/clean/digits
+    """
+    from deconfound.steps import fetch as step
+
+    step.run(spec=spec, cache=cache, out=out)
+
+
+@app.command()
+def poison(train: TrainFile, test: TestFile, spec: Spec, seed: Seed, out: Out, code: Code = "") -> None:
+    """Poison a training set, and stamp the test set for scoring.
+
+    Example: deconfound poison --train data/clean/scenes/train.npz --test data/clean/scenes/test.npz
+    --spec '{"kind": "badnets", "rate": 0.1, "target": 2}' --seed 0 --out data/poisoned/scenes/badnets/seed0.npz
+    """
+    from deconfound.steps import poison as step
+
+    step.run(train=train, test=test, spec=spec, seed=seed, out=out)
+
+
+def _train(
+    train: Path,
+    val: Path,
+    spec: Any,
+    run: Any,
+    out: Path,
+    start: Path | None,
+    scratch: Path,
+    threads: int,
+    gpu: int,
+    code: str,
+) -> None:
+    from deconfound.device import setup
+    from deconfound.steps import train as step
+
+    device = setup(threads=threads, gpu=gpu > 0)
+    step.run(
+        train=train,
+        val=val,
+        spec=spec,
+        run=run,
+        out=out,
+        device=device,
+        start=start,
+        scratch=scratch,
+        code=code,
+    )
+
+
+ValFile = Annotated[Path, typer.Option(help="Validation split (npz), cut from the clean training images.")]
+RunText = Annotated[
+    Any,
+    typer.Option(
+        parser=_spec,
+        metavar="JSON",
+        help='{"dataset": ..., "poison": ..., "model": ..., "defense": ..., "seed": 0}',
+    ),
+]
+Scratch = Annotated[
+    Path, typer.Option(help="Where the state of a killed training waits for the next attempt.")
+]
+Start = Annotated[Path | None, typer.Option(help="Folder of the trained model to start from.")]
+
+
+@app.command()
+def train(
+    train: TrainFile,
+    val: ValFile,
+    spec: Spec,
+    run: RunText,
+    out: Out,
+    scratch: Scratch = Path("scratch"),
+    threads: Threads = 1,
+    gpu: Gpu = 1,
+    code: Code = "",
+) -> None:
+    """Base training: the undefended model of a data set, poison, architecture and seed.
+
+    --spec holds the blocks `model`, `training` and `defense` (kind `standard`). A killed training goes on where it was.
+    """
+    _train(train, val, spec, run, out, None, scratch, threads, gpu, code)
+
+
+@app.command()
+def defend(
+    train: TrainFile,
+    val: ValFile,
+    spec: Spec,
+    run: RunText,
+    out: Out,
+    start: Start = None,
+    scratch: Scratch = Path("scratch"),
+    threads: Threads = 1,
+    gpu: Gpu = 1,
+    code: Code = "",
+) -> None:
+    """Train with a defense, from scratch or from another run (--start).
+
+    --spec holds the blocks `model`, `training` and `defense`. A killed training goes on where it was.
+    """
+    _train(train, val, spec, run, out, start, scratch, threads, gpu, code)
+
+
+@app.command()
+def attack(
+    model: ModelFolder,
+    test: TestFile,
+    spec: Spec,
+    name: Annotated[str, typer.Option(help="Name of the attack; part of its random seed.")],
+    seed: Seed,
+    out: Out,
+    threads: Threads = 1,
+    gpu: Gpu = 1,
+    code: Code = "",
+) -> None:
+    """Craft adversarial images on a trained model and keep them.
+
+    Example: deconfound attack --model checkpoints/base/digits/clean/cnn/standard/seed0 --test data/clean/digits/test.npz
+    --name pgd --spec '{"kind": "pgd", "eps": "8/255"}' --seed 0 --out pgd.npz
+    """
+    from deconfound.device import setup
+    from deconfound.steps import attack as step
+
+    device = setup(threads=threads, gpu=gpu > 0)
+    step.run(model=model, test=test, spec=spec, name=name, seed=seed, out=out, device=device)
+
+
+@app.command()
+def evaluate(
+    model: ModelFolder,
+    test: TestFile,
+    spec: Spec,
+    out: Out,
+    poisoned: Annotated[Path | None, typer.Option(help="Poisoned set of the run (npz), for ASR.")] = None,
+    stored: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: crafted images of a transfer attack.")
+    ] = None,
+    threads: Threads = 1,
+    gpu: Gpu = 1,
+    code: Code = "",
+) -> None:
+    """Score a trained model: clean accuracy, robust accuracy under every attack, ASR under the trigger.
+
+    Example: deconfound evaluate --model checkpoints/base/digits/clean/cnn/standard/seed0 --test data/clean/digits/test.npz
+    --spec '{"attacks": {"pgd": {"kind": "pgd", "eps": 0.1}}, "curves": [], "examples": null}' --out evaluation.json
+    """
+    from deconfound.device import setup
+    from deconfound.steps import evaluate as step
+
+    pairs = [text.partition("=") for text in stored or []]
+    files = {name: Path(file) for name, _, file in pairs}
+    device = setup(threads=threads, gpu=gpu > 0)
+    step.run(model=model, test=test, spec=spec, out=out, poisoned=poisoned, stored=files, device=device)
+
+
+@app.command()
+def claims(plan: PlanFile, out: Out, code: Code = "") -> None:
+    """Tabulate all evaluations with intervals, and judge the claims of the ledgers.
+
+    Example: deconfound claims --plan results/plan_default.json --out reports/tables
+    """
+    from deconfound.steps import claims as step
+    from deconfound.storage import read_json
+
+    found = read_json(plan)
+    evaluations = [Path(path) for path in found["evaluations"]]
+    ledgers = [Path(path) for path in found["ledgers"]]
+    step.run(evaluations=evaluations, ledgers=ledgers, controls=found["controls"], out=out)
+
+
+@app.command()
+def report(plan: PlanFile, out: Out, code: Code = "") -> None:
+    """Write the report as HTML and PDF, with its figures, from the tables in OUT/tables.
+
+    Example: deconfound report --plan results/plan_default.json --out reports
+    """
+    from deconfound.steps import report as step
+    from deconfound.storage import read_json
+
+    step.run(plan=read_json(plan), out=out)
+
+
+@app.command()
+def timings(
+    folder: Annotated[Path, typer.Option(help="Folder of the workflow's benchmark files.")], out: Out
+) -> None:
+    """Write a page with the seconds and the memory that each rule took (they differ from run to run)."""
+    from deconfound.report.timings import timings as write
+
+    write(folder, out)
+
+
+def main() -> None:
+    """Run a command; an error that the user can act on is one message and exit status 1."""
+    try:
+        app()
+    except UserError as error:
+        print(f"deconfound: error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("deconfound: interrupted; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""The experiment as the workflow sees it: paths, inputs and parameters of every job. Imports no workflow tool.
+
+Paths carry names, never values. A job's parameters are one JSON text and one fingerprint of the source it
+depends on, so that it reruns when either changes and at no other time.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from deconfound.config import CLEAN, Experiment, module_of
+from deconfound.fingerprint import ROOT, fingerprint
+from deconfound.plan import Plan, Run
+from deconfound.storage import digest
+
+WEIGHTS = ("model.safetensors", "run.json", "trace.npz")
+SPLITS = ("train", "val", "test")
+
+
+def run_of(wildcards: Any) -> Run:
+    """The run that a job's wildcards name."""
+    return Run(wildcards.dataset, wildcards.poison, wildcards.model, wildcards.defense, int(wildcards.seed))
+
+
+def split(dataset: str, name: str) -> str:
+    """File of a split."""
+    return f"data/clean/{dataset}/{name}.npz"
+
+
+def poisoned(run: Run) -> str:
+    """File of the poisoned sets of a run."""
+    return f"data/poisoned/{run.dataset}/{run.poison}/seed{run.seed}.npz"
+
+
+def adversarial(run: Run, attack: str) -> str:
+    """File of a crafted set."""
+    return f"data/adversarial/{run}/{attack}.npz"
+
+
+def evaluation(run: Run) -> str:
+    """File of the results of a run."""
+    return f"results/{run}/evaluation.json"
+
+
+class Graph:
+    """Answers every question that a rule asks about an experiment."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.plan = Plan(experiment)
+        self.runs = self.plan.runs()
+
+    def weights(self, runs: Iterable[Run]) -> list[str]:
+        """Files of trained models."""
+        return [f"{self.plan.folder(run)}/{name}" for run in runs for name in WEIGHTS]
+
+    @property
+    def base(self) -> list[Run]:
+        """Runs of base training."""
+        return [run for run in self.runs if self.plan.is_base(run.defense)]
+
+    @property
+    def defended(self) -> list[Run]:
+        """All other runs."""
+        return [run for run in self.runs if not self.plan.is_base(run.defense)]
+
+    @property
+    def data(self) -> list[str]:
+        """Files of all splits and poisoned sets."""
+        datasets = sorted({run.dataset for run in self.runs})
+        sets = [split(dataset, name) for dataset in datasets for name in SPLITS]
+        return sets + sorted({poisoned(run) for run in self.runs if run.poison != CLEAN})
+
+    @property
+    def crafted(self) -> list[str]:
+        """Files of all kept adversarial sets."""
+        return [adversarial(run, attack) for run, attack in self.plan.crafted()]
+
+    @property
+    def evaluations(self) -> list[str]:
+        """Files of all results."""
+        return [evaluation(run) for run in self.runs]
+
+    def training_set(self, wildcards: Any) -> str:
+        """What a run is trained on."""
+        run = run_of(wildcards)
+        return split(run.dataset, "train") if run.poison == CLEAN else poisoned(run)
+
+    def start_files(self, wildcards: Any) -> list[str]:
+        """The checkpoint that the defense of a run starts from, if any."""
+        start = self.plan.start(run_of(wildcards))
+        return self.weights([start]) if start else []
+
+    def model_files(self, wildcards: Any) -> list[str]:
+        """The checkpoint of a run."""
+        return self.weights([run_of(wildcards)])
+
+    def scoring_files(self, wildcards: Any) -> list[str]:
+        """What the evaluation of a run reads besides its checkpoint and the test split."""
+        run = run_of(wildcards)
+        stored = [adversarial(*source) for source in self.plan.transfers(run).values()]
+        return ([poisoned(run)] if run.poison != CLEAN else []) + sorted(set(stored))
+
+    def start_option(self, wildcards: Any) -> str:
+        """`--start FOLDER`, or nothing."""
+        start = self.plan.start(run_of(wildcards))
+        return f"--start {self.plan.folder(start)}" if start else ""
+
+    def model_folder(self, wildcards: Any) -> str:
+        """Folder of the checkpoint of a run."""
+        return self.plan.folder(run_of(wildcards))
+
+    def scoring_options(self, wildcards: Any) -> str:
+        """`--poisoned FILE` and `--stored NAME=FILE`, where a run has them."""
+        run = run_of(wildcards)
+        options = [f"--poisoned {poisoned(run)}"] if run.poison != CLEAN else []
+        options += [
+            f"--stored {name}={adversarial(*source)}" for name, source in self.plan.transfers(run).items()
+        ]
+        return " ".join(options)
+
+    def fetch_spec(self, wildcards: Any) -> str:
+        """Parameters of the fetch of a data set."""
+        return _text(self.plan.fetching(wildcards.dataset))
+
+    def poison_spec(self, wildcards: Any) -> str:
+        """Parameters of a poison."""
+        return _text(self.plan.block("poisons", wildcards.poison))
+
+    def train_spec(self, wildcards: Any) -> str:
+        """Parameters of a training."""
+        return _text(self.plan.training(run_of(wildcards)))
+
+    def run_text(self, wildcards: Any) -> str:
+        """The run, for the record of its training."""
+        return _text(asdict(run_of(wildcards)))
+
+    def attack_spec(self, wildcards: Any) -> str:
+        """Parameters of the crafting of an adversarial set."""
+        return _text(self.plan.block("attacks", wildcards.attack))
+
+    def evaluate_spec(self, wildcards: Any) -> str:
+        """Attacks, curves and number of examples of an evaluation."""
+        return _text(self.plan.attacks(run_of(wildcards)))
+
+    def fetch_code(self, wildcards: Any) -> str:
+        """Fingerprint of a fetch."""
+        return fingerprint("deconfound.steps.fetch", self._module("datasets", wildcards.dataset))
+
+    def poison_code(self, wildcards: Any) -> str:
+        """Fingerprint of a poisoning."""
+        return fingerprint("deconfound.steps.poison", self._module("poisons", wildcards.poison))
+
+    def train_code(self, wildcards: Any) -> str:
+        """Fingerprint of a training."""
+        run = run_of(wildcards)
+        parts = self._module("models", run.model), self._module("defenses", run.defense)
+        return fingerprint("deconfound.steps.train", *parts)
+
+    def attack_code(self, wildcards: Any) -> str:
+        """Fingerprint of a crafting."""
+        parts = self._module("models", wildcards.model), self._module("attacks", wildcards.attack)
+        return fingerprint("deconfound.steps.attack", *parts)
+
+    def evaluate_code(self, wildcards: Any) -> str:
+        """Fingerprint of an evaluation."""
+        run = run_of(wildcards)
+        blocks = self.plan.attacks(run)
+        kinds = [*blocks["attacks"].values(), *(curve["attack"] for curve in blocks["curves"])]
+        modules = {module_of("attacks", block) for block in kinds} | {self._module("models", run.model)}
+        return fingerprint("deconfound.steps.evaluate", *sorted(modules))
+
+    def step_code(self, step: str) -> str:
+        """Fingerprint of a step that depends on no method."""
+        return fingerprint(f"deconfound.steps.{step}")
+
+    @staticmethod
+    def templates_digest() -> str:
+        """Digest of the report's templates, which no import leads to."""
+        folder = ROOT / "deconfound" / "report" / "templates"
+        return digest({path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.*"))})
+
+    def listing(self) -> dict[str, Any]:
+        """Every artifact that the tables and the report are made from, and the whole experiment."""
+        runs = self.runs
+        datasets = sorted({run.dataset for run in runs})
+        return {
+            "experiment": self.experiment.model_dump(mode="json"),
+            "controls": self.plan.controls(),
+            "evaluations": self.evaluations,
+            "runs": [f"{self.plan.folder(run)}/run.json" for run in runs],
+            "adversarial": self.crafted,
+            "poisoned": sorted({poisoned(run) for run in runs if run.poison != CLEAN}),
+            "clean": {dataset: split(dataset, "test") for dataset in datasets},
+            "ledgers": list(self.experiment.ledgers),
+        }
+
+    def listing_digest(self) -> str:
+        """Digest of the listing: a parameter that changes with anything in the experiment."""
+        return digest(self.listing())
+
+    def _module(self, kind: str, name: str) -> str:
+        return module_of(kind, getattr(self.experiment, kind)[name])
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,111 @@
+"""The sections behind the headline: curves over eps, classes, training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from deconfound.report.blocks import Block, column, figures, head, rate, section, table
+from deconfound.report.figures import by_setting, grouped, headline
+from deconfound.report.inputs import Inputs, Run
+from deconfound.report.matrix import condition, condition_column, condition_key, matrix
+from deconfound.report.plotting import Figure
+from deconfound.report.training_curves import averaged
+from deconfound.report.words import Order, interval, label, metric_label, number, setting_label
+
+
+def curves(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:
+    """Robust accuracy over eps."""
+    rows = [row for row in inputs.summary if row.curve]
+    if not rows:
+        return []
+    blocks = figures(drawn, "curves")
+    for (dataset, attack, norm, metric), line in grouped(
+        rows, lambda row: (row.dataset, row.attack, row.norm, row.metric)
+    ):
+        words = label(norm) if norm else "no norm"
+        caption = (
+            f"{label(dataset)}: {metric_label(metric)} under {label(attack)} ({words}) by eps, in per cent"
+        )
+        blocks += matrix(
+            caption, line, order, curve=True, folded=f"Numbers behind the curves: {label(dataset)}"
+        )
+    lead = (
+        "Robust accuracy as the budget grows. A line that does not fall, or that stays above zero when the "
+        "budget covers the whole range of pixels, shows an attack that is fooled, not a robust model."
+    )
+    return [section("curves", "Curves over the budget", lead, blocks)]
+
+
+def classes(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:
+    """Rates of every class."""
+    if not inputs.per_class:
+        return []
+    blocks = figures(drawn, "classes")
+    for setting, rows in by_setting(inputs.per_class, order):
+        rows = headline(rows)
+        keys = sorted(
+            {(condition(row), row.defense) for row in rows},
+            key=lambda at: (condition_key(order)(at[0]), order.key("defenses", at[1])),
+        )
+        columns = [column("class")]
+        for at, defense in keys:
+            totals = sorted({row.total for row in rows if (condition(row), row.defense) == (at, defense)})
+            words = condition_column(at, [])
+            size = f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{totals[0]}" + (
+                f"–{totals[-1]}" if totals[1:] else ""
+            )
+            columns.append(column(label(defense), " · ".join(w for w in (*words.values(), size) if w)))
+        lines: dict[str, dict[Any, Block]] = {}
+        for row in rows:
+            lines.setdefault(row.label, {})[condition(row), row.defense] = rate(row)
+        body = [
+            [{"text": name}, *(line.get(key, {"text": "–"}) for key in keys)] for name, line in lines.items()
+        ]
+        title_of = setting_label(setting)
+        blocks += table(
+            f"{title_of}: per class, in per cent", columns, body, folded=f"Numbers per class: {title_of}"
+        )
+    lead = (
+        "A mean can hide a class that a defense gives up. Seeds are pooled; "
+        "intervals are wide, since each class has few examples."
+    )
+    return [section("classes", "Classes", lead, blocks)]
+
+
+def histories(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:
+    """How training went."""
+    rows = [run for run in inputs.runs if run.history]
+    if not rows:
+        return []
+    blocks = figures(drawn, "histories")
+    for setting, mine in by_setting(rows, order):
+        body = []
+        for _, group in grouped(mine, lambda run: order.cell(run.setting, run.defense)):
+            for network in sorted({name for run in group for name in run.history}):
+                body.append(history_row(group, network))
+        columns = [
+            column("defense"),
+            *map(column, ("network", "epochs", "last training loss", "last validation, %")),
+        ]
+        blocks += table(f"{setting_label(setting)}: end of training, range over seeds below", columns, body)
+    lead = (
+        "Training loss, and accuracy on the validation split, which is cut from the training data. "
+        "The checkpoint of the last epoch counts."
+    )
+    return [section("histories", "Training", lead, blocks)]
+
+
+def history_row(runs: Sequence[Run], network: str) -> list[Block]:
+    """Last values of one network of one defense, over its seeds."""
+    cells = [head(runs[0]), {"text": label(network)}]
+    curve = {name: averaged(runs, network, name) for name in ("loss", "val_accuracy")}
+    last = max((points[-1][0] for points in curve.values() if points), default=0)
+    cells.append({"text": f"{last:g}"})
+    for name, rated in (("loss", False), ("val_accuracy", True)):
+        if points := curve[name]:
+            _, mean, low, high = points[-1]
+            cells.append(
+                {"text": number(mean, rate=rated), "note": interval(low, high, rate=rated), "value": mean}
+            )
+        else:
+            cells.append({"text": "–"})
+    return cells

@@ -1,0 +1,70 @@
+"""All figures of a report, from its inputs; each knows its section, caption and text alternative."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deconfound.report import charts, pictures
+from deconfound.report.forest import forest
+from deconfound.report.inputs import Cell, Inputs, PerClass
+from deconfound.report.matrix import condition
+from deconfound.report.plotting import Figure, Palette
+from deconfound.report.training_curves import histories
+from deconfound.report.words import Order, is_rate
+
+Placed = TypeVar("Placed", bound=Cell)
+Value = TypeVar("Value")
+
+
+def draw(
+    inputs: Inputs,
+    order: Order,
+    *,
+    adversarial: Sequence[Path] = (),
+    poisoned: Sequence[Path] = (),
+    clean: Mapping[str, Path] | None = None,
+) -> list[Figure]:
+    """Figures in the order of the report. `adversarial` and `poisoned` are npz files, `clean` test sets."""
+    everything: list[Cell] = [*inputs.summary, *inputs.runs]
+    names = {row.defense for row in everything} | {
+        path.parts[-3] for path in adversarial if len(path.parts) > 2
+    }
+    palette = Palette.of(names, order)
+    made: list[Figure | None] = []
+    if any(claim.ran and is_rate(claim.metric) for claim in inputs.claims):
+        made.append(forest(inputs.claims))
+    for setting, rows in by_setting(inputs.summary, order):
+        table = [row for row in rows if not row.curve]
+        accuracy = [row for row in table if row.metric in ("clean_accuracy", "robust_accuracy")]
+        if any(row.metric == "robust_accuracy" for row in accuracy):
+            made.append(charts.bars(setting, accuracy, palette, order))
+        if setting[1] != "clean" and any(row.metric == "asr" for row in table):
+            made.append(charts.tradeoff(setting, table, palette))
+        points = [row for row in rows if row.curve and row.metric == "robust_accuracy"]
+        for (attack, norm), line in grouped(points, lambda row: (row.attack, row.norm)):
+            made.append(charts.curves(setting, attack, norm, line, palette))
+    for setting, classes in by_setting(inputs.per_class, order):
+        made.append(charts.per_class(setting, headline(classes), palette, order))
+    made += pictures.evasion_examples(adversarial, order)
+    made += pictures.backdoor_examples(poisoned, clean or {}, order)
+    for setting, runs in by_setting(inputs.runs, order):
+        made.append(histories(setting, runs, palette))
+    return [figure for figure in made if figure is not None]
+
+
+def headline(rows: Sequence[PerClass]) -> list[PerClass]:
+    """Rates per class worth showing: without attack, and the worst case (or, lacking one, every attack)."""
+    worst = any(row.attack == "worst_case" for row in rows)
+    return [row for row in rows if not worst or condition(row)[1] in ("none", "worst_case")]
+
+
+def by_setting(rows: Sequence[Placed], order: Order) -> list[tuple[tuple[str, str, str], list[Placed]]]:
+    """Rows by (dataset, poison, model), in the order of the configuration."""
+    ordered = sorted(rows, key=lambda row: order.cell(row.setting))
+    return [(setting, list(group)) for setting, group in groupby(ordered, key=lambda row: row.setting)]
+
+
+def grouped(rows: Sequence[Value], by: Callable[[Value], Any]) -> list[tuple[Any, list[Value]]]:
+    """Rows by a key, in the order of the key."""
+    return [(key, list(group)) for key, group in groupby(sorted(rows, key=by), key=by)]

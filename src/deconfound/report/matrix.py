@@ -1,0 +1,92 @@
+"""Tables of rates: a row per defense, a column per condition (metric, attack, budget)."""
+
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from typing import Any
+
+from deconfound.report.blocks import Block, column, difference, head, rate, table
+from deconfound.report.inputs import Difference, PerClass, Summary
+from deconfound.report.words import Order, budget, label, metric_label, radius
+
+Condition = tuple[str, str, str, float]  # metric, attack, norm, eps
+Rows = Sequence[Summary] | Sequence[Difference]
+
+
+def condition(row: Summary | Difference | PerClass) -> Condition:
+    """What a column of numbers holds fixed. The trigger of a run's own poison needs no name in a column."""
+    attack = "none" if row.attack == row.poison else row.attack
+    return row.metric, attack, row.norm, row.eps if row.eps == row.eps else 0.0
+
+
+def condition_key(order: Order) -> Any:
+    """Sort key of conditions: clean first, the worst case last."""
+
+    def place(at: Condition) -> tuple[Any, ...]:
+        metric, attack, norm, eps = at
+        return order.key("attacks", attack), METRIC_ORDER.get(metric, 9), metric, norm, eps
+
+    return place
+
+
+METRIC_ORDER = {
+    name: place
+    for place, name in enumerate(
+        ("clean_accuracy", "asr", "triggered_accuracy", "target_recall", "robust_accuracy", "auroc")
+    )
+}
+
+
+def matrix(caption: str, rows: Rows, order: Order, *, curve: bool = False, folded: str = "") -> list[Block]:
+    """A row per defense (or difference) and a column per condition, with n at the head of each column."""
+    conditions = sorted({condition(row) for row in rows}, key=condition_key(order))
+    lines: dict[tuple[Any, ...], dict[Condition, Summary | Difference]] = {}
+    sizes: dict[Condition, list[tuple[int, int]]] = {}
+    for row in rows:
+        place = (*order.cell(row.setting, row.defense), against(row))
+        lines.setdefault(place, {})[condition(row)] = row
+        sizes.setdefault(condition(row), []).append((row.total, row.seeds))
+    columns = [column("defense − control" if any(map(against, rows)) else "defense")]
+    columns += [condition_column(at, sizes[at], curve=curve) for at in conditions]
+    mixed = len({row.poison for row in rows}) > 1
+    body = []
+    for _, line in sorted(lines.items(), key=itemgetter(0)):
+        first = next(iter(line.values()))
+        cells = [head(first, against=against(first), poison=mixed)]
+        body.append(cells + [number_cell(line.get(at)) for at in conditions])
+    return table(caption, columns, body, folded=folded)
+
+
+def against(row: Summary | Difference) -> str:
+    """Control of a difference; empty for a rate."""
+    return row.control if isinstance(row, Difference) else ""
+
+
+def number_cell(row: Summary | Difference | None) -> Block:
+    """A rate or a difference over its interval, or a dash."""
+    if row is None:
+        return {"text": "–"}
+    return difference(row) if isinstance(row, Difference) else rate(row)
+
+
+def condition_column(
+    at: Condition, sizes: Iterable[tuple[int, int]], *, curve: bool = False
+) -> dict[str, str]:
+    """Head of a column: what is measured, the budget, and n from the (examples, seeds) of its rows."""
+    metric, attack, norm, eps = at
+    title, within = metric_label(metric), ""
+    if curve:
+        title = f"eps {radius(eps)}"
+    elif attack != "none":
+        title = label(attack) if metric == "robust_accuracy" else f"{title}, {label(attack)}"
+        within = budget(norm, eps) if eps else ""
+    return column(title, " · ".join(note for note in (within, size_note(sizes)) if note))
+
+
+def size_note(sizes: Iterable[tuple[int, int]]) -> str:
+    """'n = 3 × 500' from (examples, seeds); a range where rows differ; empty without rows."""
+    known = sorted(set(sizes))
+    if not known:
+        return ""
+    totals, seeds = sorted({total for total, _ in known}), sorted({number for _, number in known})
+    words = [str(v[0]) if len(v) == 1 else f"{v[0]}–{v[-1]}" for v in (seeds, totals)]
+    return "n = {} × {}".format(*words).replace(" ", "\N{NO-BREAK SPACE}")

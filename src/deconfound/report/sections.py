@@ -1,0 +1,162 @@
+"""The sections of measurements; each is a list that is empty when the experiment has nothing to show."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from deconfound.report.blocks import Block, column, figures, head, section, table, text
+from deconfound.report.details import classes, curves, histories
+from deconfound.report.figures import grouped
+from deconfound.report.inputs import Inputs, Measure, Summary
+from deconfound.report.matrix import matrix
+from deconfound.report.plotting import Figure
+from deconfound.report.words import METRICS, Order, interval, label, number
+
+PAIRED = "Paired differences to the control, in points, over the same examples and seeds"
+QUIET = "Grey: the interval contains zero, so the two cannot be ranked."
+RATES = ("clean_accuracy", "robust_accuracy")
+
+
+def evasion(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:
+    """Clean and robust accuracy of every cell that was attacked at test time."""
+    rows = [row for row in inputs.summary if not row.curve and row.metric in RATES]
+    attacked = {row.group for row in rows if row.metric == "robust_accuracy"}
+    rows = [row for row in rows if row.group in attacked]
+    if not rows:
+        return []
+    blocks = figures(drawn, "evasion")
+    for dataset, mine in by_dataset(rows, order):
+        title = label(dataset)
+        blocks += matrix(f"{title}: accuracy in per cent, with 95 % intervals", mine, order)
+        paired = [
+            row
+            for row in inputs.differences
+            if row.dataset == dataset and row.group in attacked and row.metric in RATES
+        ]
+        if paired:
+            blocks += matrix(f"{title}: {PAIRED[0].lower()}{PAIRED[1:]}", paired, order)
+            if any(row.low <= 0 <= row.high for row in paired):
+                blocks.append(text(QUIET))
+    backdoored = {row.dataset for row in inputs.summary if row.metric == "asr"}
+    blocks += measures([row for row in inputs.measures if row.dataset not in backdoored], order)
+    blocks += gates(rows)
+    return [
+        section(
+            "evasion",
+            "Evasion",
+            "Images are changed at test time, within a budget, to be misread. "
+            f"{definitions(rows)} In the worst case an image counts if it stays right under every attack.",
+            blocks,
+        )
+    ]
+
+
+def backdoor(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:
+    """Backdoor metrics of every dataset that was poisoned, beside the same defenses on clean data."""
+    datasets = {row.dataset for row in inputs.summary if row.metric == "asr"}
+    rows = [
+        row
+        for row in inputs.summary
+        if row.dataset in datasets and not row.curve and row.metric != "robust_accuracy"
+    ]
+    if not rows:
+        return []
+    blocks = figures(drawn, "backdoor")
+    for dataset, mine in by_dataset(rows, order):
+        title = label(dataset)
+        blocks += matrix(f"{title}: rates in per cent, with 95 % intervals", mine, order)
+        paired = [
+            row for row in inputs.differences if row.dataset == dataset and row.metric != "robust_accuracy"
+        ]
+        if paired:
+            blocks += matrix(f"{title}: {PAIRED[0].lower()}{PAIRED[1:]}", paired, order)
+            if any(row.low <= 0 <= row.high for row in paired):
+                blocks.append(text(QUIET))
+    blocks += measures([row for row in inputs.measures if row.dataset in datasets], order)
+    blocks += gates(rows)
+    lead = f"Training data are poisoned so that a trigger decides the prediction. {definitions(rows)}"
+    return [section("backdoor", "Backdoor", lead, blocks)]
+
+
+def other(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:
+    """Cells that were neither attacked nor poisoned, and so appear in no other section."""
+    datasets = {row.dataset for row in inputs.summary if row.metric == "asr"}
+    attacked = {row.group for row in inputs.summary if row.metric == "robust_accuracy"}
+    rows = [
+        r for r in inputs.summary if not r.curve and r.dataset not in datasets and r.group not in attacked
+    ]
+    rows += [
+        r
+        for r in inputs.summary
+        if not r.curve and r.dataset not in datasets and r.group in attacked and r.metric not in RATES
+    ]
+    if not rows:
+        return []
+    blocks = [block for name, mine in by_dataset(rows, order) for block in matrix(label(name), mine, order)]
+    return [section("other", "Other measurements", definitions(rows), blocks)]
+
+
+def examples(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:
+    """Example images."""
+    blocks = figures(drawn, "examples")
+    lead = (
+        "The first test image of each class. Changes are magnified, and grey means no change. "
+        "Predictions were stored when the images were made."
+    )
+    return [section("examples", "Example images", lead, blocks)] if blocks else []
+
+
+def measures(rows: Sequence[Measure], order: Order) -> list[Block]:
+    """Numbers that are not rates over test examples: mean over seeds, and their range."""
+    names = sorted({row.measure for row in rows})
+    if not names:
+        return []
+    columns = [column("defense"), *(column(label(name)) for name in names)]
+    body = []
+    for _, mine in grouped(rows, lambda row: (row.dataset, order.cell(row.setting, row.defense))):
+        cells = [head(mine[0])]
+        cells[0]["note"] = f"{label(mine[0].dataset)} · {cells[0]['note']}"
+        for name in names:
+            values = [row.value for row in mine if row.measure == name and not math.isnan(row.value)]
+            mean = sum(values) / len(values) if values else math.nan
+            note = interval(min(values), max(values), rate=False) if values else ""
+            cells.append({"text": number(mean, rate=False), "note": note, "value": mean if values else None})
+        body.append(cells)
+    return table("Measures: mean over seeds, with the range over seeds below", columns, body)
+
+
+def gates(rows: Sequence[Summary]) -> list[Block]:
+    """What the trust gate says about the rows above."""
+    by_gate = grouped([row for row in rows if row.gate], lambda row: row.gate)
+    if not by_gate:
+        return []
+    if len(by_gate) == 1:
+        return [text(f"Trust gate of the rows above: {by_gate[0][0]}.")]
+    parts = [f"{gate} for {', '.join(sorted({row.group for row in mine}))}" for gate, mine in by_gate]
+    return [text(f"Trust gate of the rows above: {'; '.join(parts)}.")]
+
+
+def definitions(rows: Sequence[Summary]) -> str:
+    """One sentence that defines each rate of some rows."""
+    parts = [
+        f"{METRICS[name][0]}: {METRICS[name][1]}"
+        for name in METRICS
+        if any(row.metric == name for row in rows)
+    ]
+    return ". ".join(part[0].upper() + part[1:] for part in parts) + "." if parts else ""
+
+
+def by_dataset(rows: Sequence[Summary], order: Order) -> list[tuple[str, list[Summary]]]:
+    """Rows by dataset, in the order of the configuration."""
+    found = grouped(rows, lambda row: order.key("datasets", row.dataset))
+    return [(mine[0].dataset, mine) for _, mine in found]
+
+
+SECTIONS: Sequence[Callable[[Inputs, Sequence[Figure], Order], list[Block]]] = (
+    evasion,
+    backdoor,
+    other,
+    curves,
+    classes,
+    examples,
+    histories,
+)

@@ -1,0 +1,92 @@
+"""Seconds and memory of every rule, from Snakemake's benchmark files.
+
+They differ from run to run, while the report is the same for the same seeds: so they have their own page.
+"""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from deconfound.errors import DataError
+from deconfound.storage import write_text
+
+COLUMNS = (
+    *("rule", "jobs", "seconds_total", "seconds_median", "seconds_max"),
+    *("cpu_seconds_total", "cpu_seconds_median", "cpu_seconds_max", "peak_mib_median", "peak_mib_max"),
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the jobs of a rule took: lists of equal length; cpu and memory are NaN where not measured."""
+
+    name: str
+    seconds: Sequence[float]
+    cpu: Sequence[float]
+    peak: Sequence[float]
+
+    def row(self) -> list[str]:
+        """The rule as a row of timings.csv."""
+        numbers = [*spread(self.seconds), *spread(self.cpu), *spread(self.peak)[1:]]
+        return [self.name, str(len(self.seconds)), *("" if n != n else f"{n:.2f}" for n in numbers)]
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Total, median and maximum of what was measured; NaN when nothing was."""
+    known = [value for value in values if not math.isnan(value)]
+    return (sum(known), statistics.median(known), max(known)) if known else (math.nan,) * 3
+
+
+def collect(folder: Path) -> list[Rule]:
+    """Rules of a folder {rule}/**.tsv, longest total first; a foreign file is a DataError."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        name = path.relative_to(folder).parts[0].removesuffix(".tsv")
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file, delimiter="\t"):
+                    found.setdefault(name, []).append(
+                        {key: value(row[key]) for key in ("s", "cpu_time", "max_rss")}
+                    )
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{path}: not a benchmark file of Snakemake ({error!r}); remove it") from error
+    rules = [
+        Rule(name, [r["s"] for r in rows], [r["cpu_time"] for r in rows], [r["max_rss"] for r in rows])
+        for name, rows in found.items()
+    ]
+    return sorted(rules, key=lambda rule: (-sum(rule.seconds), rule.name))
+
+
+def value(text: str) -> float:
+    """A field of a benchmark file; `-` and `NA` mean not measured."""
+    return math.nan if text.strip() in ("-", "NA", "") else float(text)
+
+
+def timings(folder: Path, out: Path) -> list[Rule]:
+    """Write out/timings.html and out/tables/timings.csv from the benchmark files of a folder."""
+    rules = collect(folder)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([COLUMNS, *(rule.row() for rule in rules)])
+    write_text(out / "tables" / "timings.csv", buffer.getvalue())
+    environment = Environment(
+        loader=PackageLoader("deconfound.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    largest = max((sum(rule.seconds) for rule in rules), default=1.0) or 1.0
+    page = environment.get_template("timings.html.j2").render(
+        columns=COLUMNS,
+        rules=[(rule.row(), 100 * sum(rule.seconds) / largest) for rule in rules],
+        seconds=sum(sum(rule.seconds) for rule in rules),
+        jobs=sum(len(rule.seconds) for rule in rules),
+    )
+    write_text(out / "timings.html", page)
+    return rules

@@ -1,0 +1,28 @@
+"""Tabulate all evaluations and judge the claims."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from deconfound import tables
+from deconfound.claims import judge, read_ledger
+
+
+def run(
+    *, evaluations: Sequence[Path], ledgers: Sequence[Path], controls: Mapping[str, str], out: Path
+) -> None:
+    """Write results, summary, differences, per_class, measures and claims as CSV into `out`.
+
+    controls: name of the control by `dataset/poison/model/defense`.
+    """
+    results = tables.load(evaluations)
+    by_cell = {tuple(cell.split("/")): control for cell, control in controls.items()}
+    found = {
+        "results": tables.results_table(results),
+        "summary": tables.summary_table(results),
+        "differences": tables.differences_table(results, by_cell),
+        "per_class": tables.per_class_table(results),
+        "measures": tables.measures_table(results),
+        "claims": judge([read_ledger(path) for path in ledgers], results),
+    }
+    for name, table in found.items():
+        tables.write(table, out / f"{name}.csv")
