@@ -3,6 +3,7 @@
 Each case runs in an interpreter of its own, because an import happens once.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ for name in ("nms", "qnms"):
 
 
 def run(code: str, *, path: Path | None = None, ok: bool = True) -> str:
-    environment = {"PYTHONPATH": str(path)} if path else {}
+    places = [str(path)] if path else []
+    places += filter(None, [os.environ.get("PYTHONPATH")])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,

@@ -1,0 +1,68 @@
+"""Numbers and names as the report writes them."""
+
+import math
+
+import pytest
+
+from deconfound.report.words import Order, budget, interval, label, listing, number, radius
+
+
+@pytest.mark.parametrize(
+    ("value", "rate", "sign", "text"),
+    [
+        (0.7132, True, False, "71.3"),
+        (1.0, True, False, "100.0"),
+        (-0.0304, True, True, "−3.0"),
+        (0.5, True, True, "+50.0"),
+        (-0.0001, True, True, "0.0"),
+        (0.98765, False, False, "0.988"),
+        (math.nan, True, False, "–"),
+    ],
+)
+def test_numbers_have_one_decimal_a_real_minus_and_no_signed_zero(
+    value: float, rate: bool, sign: bool, text: str
+) -> None:
+    assert number(value, rate=rate, sign=sign) == text
+
+
+def test_an_interval_without_ends_is_empty() -> None:
+    assert interval(0.66, 0.761) == "66.0 to 76.1"
+    assert interval(math.nan, 0.5) == ""
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"), [(0.2, "0.2"), (8 / 255, "8/255"), (0.031372549, "8/255"), (1.5, "1.5"), (0, "0")]
+)
+def test_a_radius_is_written_as_people_write_it(eps: float, text: str) -> None:
+    assert radius(eps) == text
+
+
+def test_a_budget_needs_a_norm() -> None:
+    assert budget("linf", 0.2) == "L∞\N{NO-BREAK SPACE}0.2"
+    assert budget("", 0.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("adversarial_training", "adversarial training"),
+        ("cbd_shuffled", "CBD shuffled"),
+        ("badnets", "BadNets"),
+        ("pgd_l2", "PGD L2"),
+        ("my_own_method", "my own method"),
+    ],
+)
+def test_names_read_as_prose_even_when_nobody_listed_them(name: str, text: str) -> None:
+    assert label(name) == text
+
+
+def test_lists_read_as_sentences() -> None:
+    assert [listing([]), listing(["a"]), listing(["a", "b", "c"])] == ["", "a", "a, b and c"]
+
+
+def test_order_follows_the_configuration_with_the_undefended_first_and_the_worst_case_last() -> None:
+    order = Order({"defenses": ["z", "a", "standard"], "attacks": {"pgd": {}, "fgsm": {}}})
+    defenses = sorted(["b", "a", "z", "standard"], key=lambda name: order.key("defenses", name))
+    attacks = sorted(["worst_case", "fgsm", "none", "pgd"], key=lambda name: order.key("attacks", name))
+    assert defenses == ["standard", "z", "a", "b"]
+    assert attacks == ["none", "pgd", "fgsm", "worst_case"]
