@@ -415,11 +415,18 @@ SIGNS = [
 ]
 
 
-def make(root: Path, *, backdoor: bool = True, evasion: bool = True, signs: bool = False) -> Experiment:
+def make(
+    root: Path,
+    *,
+    backdoor: bool = True,
+    evasion: bool = True,
+    signs: bool = False,
+    models: Iterable[str] = ("cnn", "resnet_tiny"),
+) -> Experiment:
     """A made-up experiment below a folder."""
     made = Experiment(root)
     if evasion:
-        add_evasion(made, "digits", [str(n) for n in range(10)], ("cnn", "resnet_tiny"))
+        add_evasion(made, "digits", [str(n) for n in range(10)], models)
         add_claims(made, backdoor=backdoor)
     if signs:
         add_evasion(made, "gtsrb", SIGNS, ("cnn",))

@@ -231,7 +231,7 @@ def test_no_path_of_this_machine_is_in_the_report(built: Path, experiment: Exper
 
 
 def test_markup_in_a_statement_or_a_class_name_is_text(tmp_path: Path) -> None:
-    made = make(tmp_path, backdoor=False)
+    made = make(tmp_path, backdoor=False, models=("cnn",))
     evil = '<script>alert("1")</script> *bold* #let $x$ \\'
     made.rows["claims"][0]["statement"] = evil
     for row in made.rows["per_class"]:
@@ -246,7 +246,7 @@ def test_markup_in_a_statement_or_a_class_name_is_text(tmp_path: Path) -> None:
 
 
 def test_sections_without_numbers_vanish(tmp_path: Path) -> None:
-    build(**make(tmp_path / "a", backdoor=False).arguments())
+    build(**make(tmp_path / "a", backdoor=False, models=("cnn",)).arguments())
     assert "backdoor" not in sections_of(tmp_path / "a" / "reports")
     build(**make(tmp_path / "b", evasion=False).arguments())
     assert sections_of(tmp_path / "b" / "reports") == [
@@ -257,7 +257,8 @@ def test_sections_without_numbers_vanish(tmp_path: Path) -> None:
 
 
 def test_figures_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
-    made = make(tmp_path, evasion=False)
+    made = Experiment(tmp_path)
+    made.claim(id="a", metric="asr", effect=0.1, low=0.0, high=0.2, margin=0.1, verdict="inconclusive")
     stale = tmp_path / "reports" / "figures" / "stale.svg"
     stale.parent.mkdir(parents=True)
     stale.write_text("<svg/>")
@@ -270,7 +271,7 @@ def test_figures_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
         if b["kind"] == "figures"
         for i in b["items"]
     }
-    assert named == {f"figures/{path.name}" for path in stale.parent.iterdir()}
+    assert named == {"figures/verdicts.svg"} == {f"figures/{path.name}" for path in stale.parent.iterdir()}
 
 
 def test_forty_three_long_class_names_stay_on_the_sheet(built: Path, paper: str) -> None:
@@ -289,7 +290,7 @@ def test_forty_three_long_class_names_stay_on_the_sheet(built: Path, paper: str)
 
 
 def test_a_table_wider_than_a_page_is_split_and_loses_nothing(tmp_path: Path) -> None:
-    made = make(tmp_path, backdoor=False)
+    made = make(tmp_path, backdoor=False, models=("cnn",))
     place = {"dataset": "digits", "poison": "clean", "model": "cnn", "defense": "standard"}
     for n in range(9):
         made.rate(place, 0.1, "robust_accuracy", attack=f"attack_{n}", norm="l2", eps=0.5 + n)

@@ -43,11 +43,12 @@ def test_text_is_outlines_and_no_figure_names_a_date_or_a_font(experiment: Exper
 
 def test_two_drawings_on_a_page_share_no_id() -> None:
     svg = (
-        '<svg width="1pt" height="1pt" viewBox="0 0 10 10"><g id="a"/><use xlink:href="#a"/>'
+        '<svg width="1pt" height="1pt" viewBox="0 0 10 10"><g id="a"/><g id="unused"/><use xlink:href="#a"/>'
         '<g clip-path="url(#a)"/></svg>'
     )
     made = inline(svg, "one", 'alt "words" <b>')
     assert 'id="one-a"' in made and 'xlink:href="#one-a"' in made and "url(#one-a)" in made
+    assert "unused" not in made
     assert 'aria-label="alt &#34;words&#34; &lt;b&gt;"' in made
     assert "width=" not in made.replace("max-width", "")
 

@@ -3,7 +3,7 @@
     shape -> label;  style -> background, texture, colour;  label <-> style only by `correlation`
 
 An object whose shape causes the label lies somewhere on a textured ground. Ground and colours follow a style that
-equals the label with probability `correlation` and is drawn uniformly otherwise. The test split also
+equals the label with probability `correlation` and is drawn uniformly otherwise. Where there is correlation, the test split also
 carries `x_do_style`: the same objects, positions and noise, redrawn under do(style), where style is independent of the label.
 """
 
@@ -115,7 +115,7 @@ class Scenes:
         style = np.where(follows, labels, free)
         pictures, mask = latent.render(labels, style, self.classes)
         extra: dict[str, Any] = {"mask": mask, "style": style.astype(np.int64)}
-        if name == "test":
+        if name == "test" and self.correlation > 0:
             moved, _ = latent.render(labels, free, self.classes)
             extra |= {"x_do_style": moved, "style_do": free.astype(np.int64)}
         return Split(Images(torch.from_numpy(pictures), torch.from_numpy(labels.astype(np.int64))), extra)

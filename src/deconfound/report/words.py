@@ -110,7 +110,7 @@ def setting_label(setting: tuple[str, str, str]) -> str:
 
 def anchor(group: str) -> str:
     """The place of a group of runs in both renderings."""
-    return "run-" + "".join(letter if letter.isalnum() else "-" for letter in group)
+    return "run-" + "".join(letter if letter.isalnum() or letter == "_" else "-" for letter in group)
 
 
 def margin(claim: Claim) -> str:
