@@ -93,8 +93,8 @@ def fetch(
 ) -> None:
     """Fetch or make a data set and cut it into train, val and test.
 
-    Example: deconfound fetch --spec '{"source": {"kind": "digits"}, "val": 0.1, "slice": {"train": null, "test": null},
-    "split_seed": 0}' --out data/clean/digits
+    Example: deconfound fetch --spec '{"source": {"kind": "digits"}, "val": 0.1, "slice": {"train": null,
+    "test": null}, "split_seed": 0}' --out data/clean/digits
     """
     from deconfound.steps import fetch as step
 
@@ -105,8 +105,8 @@ def fetch(
 def poison(train: TrainFile, test: TestFile, spec: Spec, seed: Seed, out: Out, code: Code = "") -> None:
     """Poison a training set, and stamp the test set for scoring.
 
-    Example: deconfound poison --train data/clean/scenes/train.npz --test data/clean/scenes/test.npz
-    --spec '{"kind": "badnets", "rate": 0.1, "target": 2}' --seed 0 --out data/poisoned/scenes/badnets/seed0.npz
+    Example: deconfound poison --train data/clean/scenes/train.npz --test data/clean/scenes/test.npz --spec
+    '{"kind": "badnets", "rate": 0.1, "target": 2}' --seed 0 --out data/poisoned/scenes/badnets/seed0.npz
     """
     from deconfound.steps import poison as step
 
@@ -171,7 +171,8 @@ def train(
 ) -> None:
     """Base training: the undefended model of a data set, poison, architecture and seed.
 
-    --spec holds the blocks `model`, `training` and `defense` (kind `standard`). A killed training goes on where it was.
+    --spec holds the blocks `model`, `training` and `defense` (kind `standard`). A killed training goes on
+    where it was.
     """
     _train(train, val, spec, run, out, None, scratch, threads, gpu, code)
 
@@ -210,8 +211,8 @@ def attack(
 ) -> None:
     """Craft adversarial images on a trained model and keep them.
 
-    Example: deconfound attack --model checkpoints/base/digits/clean/cnn/standard/seed0 --test data/clean/digits/test.npz
-    --name pgd --spec '{"kind": "pgd", "eps": "8/255"}' --seed 0 --out pgd.npz
+    Example: deconfound attack --model checkpoints/base/digits/clean/cnn/standard/seed0 --test
+    data/clean/digits/test.npz --name pgd --spec '{"kind": "pgd", "eps": "8/255"}' --seed 0 --out pgd.npz
     """
     from deconfound.device import setup
     from deconfound.steps import attack as step
@@ -236,8 +237,9 @@ def evaluate(
 ) -> None:
     """Score a trained model: clean accuracy, robust accuracy under every attack, ASR under the trigger.
 
-    Example: deconfound evaluate --model checkpoints/base/digits/clean/cnn/standard/seed0 --test data/clean/digits/test.npz
-    --spec '{"attacks": {"pgd": {"kind": "pgd", "eps": 0.1}}, "curves": [], "examples": null}' --out evaluation.json
+    Example: deconfound evaluate --model checkpoints/base/digits/clean/cnn/standard/seed0 --test
+    data/clean/digits/test.npz --spec '{"attacks": {"pgd": {"kind": "pgd", "eps": 0.1}}, "curves": [],
+    "examples": null}' --out evaluation.json
     """
     from deconfound.device import setup
     from deconfound.steps import evaluate as step

@@ -20,8 +20,8 @@ from deconfound.tables import GATE, Bools, Key, Results, paired
 ANY = "any"  # every poison but none
 
 COLUMNS = [
-    "id", "paper", "statement", "dataset", "poison", "model", "treatment", "control", "metric", "attack", "effect", "low",
-    "high", "margin", "direction", "published", "published_source", "verdict", "gate", "evidence", "seeds",
+    "id", "paper", "statement", "dataset", "poison", "model", "treatment", "control", "metric", "attack", "effect",
+    "low", "high", "margin", "direction", "published", "published_source", "verdict", "gate", "evidence", "seeds",
 ]  # fmt: skip
 
 
@@ -49,9 +49,10 @@ class Condition(_Strict):
 
 
 class Claim(_Strict):
-    """effect = metric of the treatment, minus that of the control if there is one; supported when the whole interval
-    lies on the `direction` side of the margin. metric may be a measure. attack: the name of an attack, `worst_case`,
-    or none for the natural one of the metric. premise: names of a ledger's premises."""
+    """effect = metric of the treatment, minus that of the control if there is one; supported when the whole
+    interval lies on the `direction` side of the margin. metric may be a measure. attack: the name of an
+    attack, `worst_case`, or none for the natural one of the metric. premise: names of a ledger's premises.
+    """
 
     id: str
     statement: str
@@ -209,7 +210,7 @@ def _cell(run: Run) -> Key:
 def _row(ledger: Ledger, claim: Claim, **found: Any) -> dict[str, Any]:
     control = claim.control
     other = "" if control is None else control.defense + (f" on {control.poison}" if control.poison else "")
-    said = {
+    said: dict[str, Any] = {
         "id": claim.id,
         "paper": ledger.paper,
         "statement": claim.statement,

@@ -1,6 +1,7 @@
 """An experiment, as read from YAML: the only definition of its format, and the only reader of YAML.
 
-Everything is checked before the first job. A fault is one line: file, dotted key, expected, got, nearest valid name.
+Everything is checked before the first job. A fault is one line: file, dotted key, expected, got, nearest
+valid name.
 """
 
 import re
@@ -48,7 +49,9 @@ class Slice(_Strict):
 
 @hyperparameters
 class Preparation:
-    """What every data set's block may say besides its own parameters: val is cut from train, stratified and seeded."""
+    """What every data set's block may say besides its own parameters: val is cut from train, stratified and
+    seeded.
+    """
 
     val: OpenFraction = 0.1
     slice: Slice = Slice()
@@ -65,8 +68,8 @@ class Curve(_Strict):
 class Study(_Strict):
     """A grid: every dataset x poison x model x defense, for every seed, under every attack.
 
-    control: the defense that differences are taken against. keep: attacks whose images, crafted on the base runs,
-    are stored. examples: attack only the first so many test images.
+    control: the defense that differences are taken against. keep: attacks whose images, crafted on the base
+    runs, are stored. examples: attack only the first so many test images.
     """
 
     title: str = ""

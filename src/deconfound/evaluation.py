@@ -1,8 +1,8 @@
 """Hits and totals of one trained model: clean, under each attack, under the trigger.
 
-The evaluation, not the attack, judges success and holds each attack to its budget. Robust accuracy counts an image as a
-hit when it is classified right both as it is and as the attack returned it, so only images that the model
-gets right are attacked.
+The evaluation, not the attack, judges success and holds each attack to its budget. Robust accuracy counts an
+image as a hit when it is classified right both as it is and as the attack returned it, so only images that
+the model gets right are attacked.
 """
 
 import base64
@@ -68,7 +68,9 @@ def unpack(entry: Mapping[str, Any]) -> Bools:
 
 @dataclass
 class Evaluation:
-    """Collects entries for one model. images: the (sliced) test split, uint8; stored: images of transfers, by name."""
+    """Collects entries for one model. images: the (sliced) test split, uint8; stored: images of transfers, by
+    name.
+    """
 
     model: nn.Module
     images: Images
@@ -90,7 +92,9 @@ class Evaluation:
         )
 
     def robust(self, attacks: Mapping[str, Mapping[str, Any]], tick: Tick) -> None:
-        """Robust accuracy under every attack, and per threat model the worst case per example over its attacks."""
+        """Robust accuracy under every attack, and per threat model the worst case per example over its
+        attacks.
+        """
         worst: dict[tuple[str, float], Bools] = {}
         for name, block in attacks.items():
             attack = build(ATTACKS, block, at=f"attacks.{name}")
@@ -117,9 +121,11 @@ class Evaluation:
             tick(f"{name} eps {eps:.3f} {hits.mean():.3f}")
 
     def backdoor(self, poison: str, triggered: Images) -> dict[str, NDArray[np.int64]]:
-        """ASR and triggered accuracy on images whose hoped-for label is not the true one; recall of the target class.
+        """ASR and triggered accuracy on images whose hoped-for label is not the true one; recall of the
+        target class.
 
-        triggered: every test image stamped, in the order of the test split. Returns the labels of the new subsets.
+        triggered: every test image stamped, in the order of the test split. Returns the labels of the new
+        subsets.
         """
         true = self.images.y
         hoped = triggered.y[: len(true)]
@@ -168,10 +174,11 @@ class Evaluation:
 
 
 def poison_measures(trace: Mapping[str, Array], mask: Bools) -> dict[str, float]:
-    """How well per-example records of a defense tell poison from clean; for scoring, after training has ended.
+    """How well per-example records of a defense tell poison from clean; for scoring, after training has
+    ended.
 
-    biased_auroc: that a poisoned example has the lower loss in the biased twin; medians of that loss in nats; ratio of
-    mean weights after the first epoch (cbd.md section 9, H2 and H6).
+    biased_auroc: that a poisoned example has the lower loss in the biased twin; medians of that loss in nats;
+    ratio of mean weights after the first epoch (cbd.md section 9, H2 and H6).
     """
     found = {}
     if "biased_loss" in trace:

@@ -1,4 +1,5 @@
-"""The experiment as the workflow sees it: paths, inputs and parameters of every job. Imports no workflow tool.
+"""The experiment as the workflow sees it: paths, inputs and parameters of every job. Imports no workflow
+tool.
 
 Paths carry names, never values. A job's parameters are one JSON text and one fingerprint of the source it
 depends on, so that it reruns when either changes and at no other time.

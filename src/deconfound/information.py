@@ -1,7 +1,8 @@
 """How much two representations tell of each other: bounds on mutual information, and a dependence gap.
 
-Bounds take a matrix of scores (N, N): entry (i, j) is the critic's value for the pair (a_i, b_j), so the diagonal holds
-draws from the joint distribution and the rest stands for the product of the margins. Values in nats.
+Bounds take a matrix of scores (N, N): entry (i, j) is the critic's value for the pair (a_i, b_j), so the
+diagonal holds draws from the joint distribution and the rest stands for the product of the margins. Values in
+nats.
 """
 
 import math
@@ -14,7 +15,8 @@ from torch.nn import functional as F
 def donsker_varadhan(scores: Tensor) -> Tensor:
     """E_joint[T] - log E_product[exp T]; scalar, a lower bound in expectation over large batches.
 
-    Donsker & Varadhan 1983, as used by Belghazi et al., "MINE", ICML 2018. Exact for T = log density ratio + c.
+    Donsker & Varadhan 1983, as used by Belghazi et al., "MINE", ICML 2018. Exact for T = log density ratio +
+    c.
     """
     joint, product = _pairs(scores)
     return joint.mean() - (product.logsumexp(0) - math.log(len(product)))
@@ -46,7 +48,8 @@ def _pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Critic(nn.Module):
-    """T(r, z): dropout, linear, leaky ReLU, dropout, linear, on the concatenation [r ; z]; (N, D_r), (N, D_z) -> (N,).
+    """T(r, z): dropout, linear, leaky ReLU, dropout, linear, on the concatenation [r ; z]; (N, D_r), (N, D_z)
+    -> (N,).
 
     CBD's critic (cbd.md section 4). Hidden width defaults to D_z.
     """
@@ -66,13 +69,17 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Divide both weight matrices by their largest singular value where it exceeds 1: 1-Lipschitz without dropout."""
+        """Divide both weight matrices by their largest singular value where it exceeds 1: 1-Lipschitz without
+        dropout.
+        """
         for layer in (self.inner, self.outer):
             layer.weight.div_(torch.linalg.matrix_norm(layer.weight, ord=2).clamp_min(1.0))
 
     @torch.no_grad()
     def project_as_released(self, iterations: int = 5) -> None:
-        """Divide every tensor, biases too, by the square root of its largest singular value, as the CBD release does."""
+        """Divide every tensor, biases too, by the square root of its largest singular value, as the CBD
+        release does.
+        """
         for tensor in self.parameters():
             matrix = tensor.view(1, -1) if tensor.dim() == 1 else tensor
             v = torch.ones(matrix.shape[1], device=matrix.device)
@@ -86,8 +93,8 @@ class Critic(nn.Module):
 def dependence_gap(critic: nn.Module, r: Tensor, z: Tensor) -> Tensor:
     """Mean score of the pairs minus mean score of pairs shifted by one inside the batch; scalar.
 
-    The dual form of the Wasserstein-1 distance between p(r, z) and p(r) p(z) when the critic is 1-Lipschitz. Not a
-    mutual information in nats; may be negative on a finite batch. Zero for a batch of one.
+    The dual form of the Wasserstein-1 distance between p(r, z) and p(r) p(z) when the critic is 1-Lipschitz.
+    Not a mutual information in nats; may be negative on a finite batch. Zero for a batch of one.
     """
     gap: Tensor = critic(r, z).mean() - critic(r, z.roll(1, 0)).mean()
     return gap

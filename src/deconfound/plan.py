@@ -1,6 +1,7 @@
 """Which runs and artifacts an experiment consists of, and whether its parts fit together.
 
-The workflow asks here what exists; nothing is computed. A run is {dataset}/{poison}/{model}/{defense}/seed{seed}.
+The workflow asks here what exists; nothing is computed. A run is
+{dataset}/{poison}/{model}/{defense}/seed{seed}.
 """
 
 from collections.abc import Iterable, Iterator
@@ -92,7 +93,9 @@ class Plan:
         }
 
     def transfers(self, run: Run) -> dict[str, tuple[Run, str]]:
-        """Per transfer attack of a run: the run that its images were crafted on, and the attack that crafted them."""
+        """Per transfer attack of a run: the run that its images were crafted on, and the attack that crafted
+        them.
+        """
         found = {}
         for name in self.attacks(run)["attacks"]:
             attack = make("attacks", name, self.experiment.attacks[name])
@@ -101,7 +104,9 @@ class Plan:
         return found
 
     def crafted(self) -> list[tuple[Run, str]]:
-        """Adversarial sets to keep: those that a study asks for on its base runs, and those that transfers need."""
+        """Adversarial sets to keep: those that a study asks for on its base runs, and those that transfers
+        need.
+        """
         found = {pair for run in self.runs() for pair in self.transfers(run).values()}
         for run in self.runs():
             for study in self.studies(run):

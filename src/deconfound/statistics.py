@@ -1,7 +1,8 @@
 """Intervals. A rate is never a point: it comes with the uncertainty over seeds and over test examples.
 
-Hits form a table (S, N): S trainings with different seeds, scored on the same N examples. Both are samples: another seed
-and another example would have given another number, so their variances add (a crossed random-effects model).
+Hits form a table (S, N): S trainings with different seeds, scored on the same N examples. Both are samples:
+another seed and another example would have given another number, so their variances add (a crossed
+random-effects model).
 """
 
 from typing import NamedTuple
@@ -36,8 +37,8 @@ def wilson(hits: int, total: int, *, level: float = LEVEL) -> Interval:
 def rate(hits: NDArray[np.bool_]) -> Interval:
     """Mean of hits (S, N) with an interval over seeds and examples.
 
-    The wider, end by end, of the crossed t-interval and of Wilson's interval at N independent examples: the first knows of
-    the seeds, the second stays honest near 0 and 1, where variances vanish.
+    The wider, end by end, of the crossed t-interval and of Wilson's interval at N independent examples: the
+    first knows of the seeds, the second stays honest near 0 and 1, where variances vanish.
     """
     table = np.asarray(hits, float)
     crossed = _crossed(table)
@@ -47,10 +48,12 @@ def rate(hits: NDArray[np.bool_]) -> Interval:
 
 
 def difference(treatment: NDArray[np.bool_], control: NDArray[np.bool_]) -> Interval:
-    """Mean of paired differences, in [-1, 1], of tables (S, N) that share seeds (rows) and examples (columns).
+    """Mean of paired differences, in [-1, 1], of tables (S, N) that share seeds (rows) and examples
+    (columns).
 
-    Near the ends, where the variance vanishes, two discordant pairs are added before the variance is taken (one each way:
-    Agresti & Min, "Simple improved confidence intervals for comparing matched proportions", 2005).
+    Near the ends, where the variance vanishes, two discordant pairs are added before the variance is taken
+    (one each way: Agresti & Min, "Simple improved confidence intervals for comparing matched proportions",
+    2005).
     """
     if treatment.shape != control.shape:
         raise ValueError(f"expected tables of the same shape, got {treatment.shape} and {control.shape}")
@@ -74,8 +77,9 @@ def mean(values: Floats) -> Interval:
 def _crossed(table: Floats) -> Interval:
     """t-interval of the mean of a table (S, N) whose rows and columns are both random.
 
-    Variance of the mean: between rows / S + between columns / N - residual / (S N) (Cornfield & Tukey 1956), never below
-    either of the first two; degrees of freedom after Satterthwaite. With one row only the columns count.
+    Variance of the mean: between rows / S + between columns / N - residual / (S N) (Cornfield & Tukey 1956),
+    never below either of the first two; degrees of freedom after Satterthwaite. With one row only the columns
+    count.
     """
     seeds, examples = table.shape
     value = float(table.mean())

@@ -1,4 +1,6 @@
-"""From per-example hits to tables: a row per run, means with intervals, paired differences, classes, measures."""
+"""From per-example hits to tables: a row per run, means with intervals, paired differences, classes,
+measures.
+"""
 
 import base64
 from collections.abc import Iterable, Mapping

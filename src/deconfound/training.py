@@ -1,7 +1,7 @@
 """fit(): the only training loop. It knows an objective and a recipe, and no method by name.
 
-A killed run goes on at the epoch it had finished: the state lies under a path that only this run uses, and every random
-stream is derived from (seed, phase, epoch), so that the resumed run gives the same bytes.
+A killed run goes on at the epoch it had finished: the state lies under a path that only this run uses, and
+every random stream is derived from (seed, phase, epoch), so that the resumed run gives the same bytes.
 """
 
 import fcntl
@@ -59,7 +59,9 @@ class Trainer:
         watch: Watch | None = None,
         every: int = 0,
     ) -> int:
-        """Minimise `objective`; see defenses.workbench.Fit. Raises UserError when the loss is no longer finite."""
+        """Minimise `objective`; see defenses.workbench.Fit. Raises UserError when the loss is no longer
+        finite.
+        """
         recipe = recipe or self.recipe
         parts = batches(len(self.y), recipe.batch_size)
         optimizer = make_optimizer(recipe, model.parameters())
@@ -177,7 +179,9 @@ class State:
 
 
 def augment(x: Tensor, recipe: Recipe, *, rng: Generator) -> Tensor:
-    """Random crops after zero padding, and random flips, per image (N, C, H, W); x itself if the recipe has neither."""
+    """Random crops after zero padding, and random flips, per image (N, C, H, W); x itself if the recipe has
+    neither.
+    """
     if recipe.crop:
         height, width = x.shape[-2:]
         padded = F.pad(x, (recipe.crop,) * 4)
@@ -194,7 +198,9 @@ def augment(x: Tensor, recipe: Recipe, *, rng: Generator) -> Tensor:
 
 @contextmanager
 def only_one(scratch: Path) -> Iterator[IO[str]]:
-    """Wait until no other process trains the same run (a killed workflow can leave an orphan that still does)."""
+    """Wait until no other process trains the same run (a killed workflow can leave an orphan that still
+    does).
+    """
     scratch.mkdir(parents=True, exist_ok=True)
     with (scratch / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -77,7 +77,8 @@ class Poison(Protocol):
         """Every test image stamped, with the label the attacker hopes for; same order as `test`."""
 
     def faults(self, shape: tuple[int, int, int] | None, classes: int | None) -> list[str]:
-        """What cannot be on images of `shape` (C, H, W) in so many classes; None where unknown before the fetch.
+        """What cannot be on images of `shape` (C, H, W) in so many classes; None where unknown before the
+        fetch.
 
         Each fault begins with its key.
         """

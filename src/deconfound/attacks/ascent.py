@@ -9,12 +9,16 @@ from deconfound.fields import Count, Positive, hyperparameters
 from deconfound.threat import ThreatModel
 
 Score = Callable[[Tensor], Tensor]
-"""Per-image score (N,) of images (N, C, H, W); larger is worse for the model. Rows must not influence each other."""
+"""Per-image score (N,) of images (N, C, H, W); larger is worse for the model. Rows must not influence each
+other.
+"""
 
 
 @hyperparameters
 class Ascent:
-    """Projected steepest ascent. step_size in pixel units (in the threat model's norm); steps: gradients taken."""
+    """Projected steepest ascent. step_size in pixel units (in the threat model's norm); steps: gradients
+    taken.
+    """
 
     threat: ThreatModel
     step_size: Positive

@@ -1,7 +1,8 @@
 """FGSM and PGD, in every norm of the threat model.
 
-FGSM: Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, one signed gradient step.
-PGD: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, section 2.1.
+FGSM: Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, one signed gradient
+step. PGD: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, section
+2.1.
 """
 
 import torch
@@ -16,7 +17,8 @@ from deconfound.threat import Norm, ThreatModel
 
 @hyperparameters
 class PGD:
-    """Projected gradient ascent on a score. eps and step_size in pixel units; restarts are independent random starts.
+    """Projected gradient ascent on a score. eps and step_size in pixel units; restarts are independent random
+    starts.
 
     step_size defaults to 2.5 eps / steps, the choice of Madry et al. for their l2 and MNIST experiments.
     """

@@ -18,7 +18,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Best wrong logit minus true logit, (N,); positive exactly when the model errs.
 
-    The score f of Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P 2017, without its clamp.
+    The score f of Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P 2017, without
+    its clamp.
     """
     true = logits.gather(1, y[:, None]).squeeze(1)
     others = logits.scatter(1, y[:, None], -torch.inf)

@@ -1,4 +1,5 @@
-"""Transfer: images crafted on another model, fed to this one. A black-box attack from a stored adversarial set.
+"""Transfer: images crafted on another model, fed to this one. A black-box attack from a stored adversarial
+set.
 
 Papernot et al., "Transferability in Machine Learning", 2016, arXiv:1605.07277.
 """
@@ -12,8 +13,10 @@ from deconfound.fields import hyperparameters
 
 @hyperparameters
 class Transfer:
-    """attack: the attack that crafted the images; defense, model: of the run it crafted them on (the same data, poison
-    and seed). model None: the same architecture. crafted_by: the block of that attack, filled in by the plan."""
+    """attack: the attack that crafted the images; defense, model: of the run it crafted them on (the same
+    data, poison and seed). model None: the same architecture. crafted_by: the block of that attack, filled in
+    by the plan.
+    """
 
     attack: str
     defense: str = "standard"

@@ -1,8 +1,9 @@
 """CBD: train on poisoned data by keeping away from what a network that was stopped early has learnt.
 
-Zhang et al., "Backdoor Defense via Deconfounded Representation Learning", CVPR 2023, arXiv:2303.06818. A biased twin is
-stopped while it holds the backdoor and little else. The clean network weighs each example by how hard it is
-for the twin relative to itself, and a critic keeps its representation z independent of the twin's r.
+Zhang et al., "Backdoor Defense via Deconfounded Representation Learning", CVPR 2023, arXiv:2303.06818. A
+biased twin is stopped while it holds the backdoor and little else. The clean network weighs each example by
+how hard it is for the twin relative to itself, and a critic keeps its representation z independent of the
+twin's r.
 """
 
 from collections.abc import Mapping
@@ -29,16 +30,18 @@ FITTED, UNLEARNT = 0.05, 0.5  # nats: thresholds of the label-free rule, cbd.md 
 
 @hyperparameters
 class CBD:
-    """biased_epochs, biased_lr: training of the twin, constant rate. stop: `epochs` trains all of them; `rule` looks at the
-    twin's losses on the training set every `check_every` steps and stops once the 5th percentile is at most 0.05 nats while
-    the median is still at least 0.5, which needs no label of poison. biased_loss: `generalised` (q = 0.7) is a deviation.
+    """biased_epochs, biased_lr: training of the twin, constant rate. stop: `epochs` trains all of them;
+    `rule` looks at the twin's losses on the training set every `check_every` steps and stops once the 5th
+    percentile is at most 0.05 nats while the median is still at least 0.5, which needs no label of poison.
+    biased_loss: `generalised` (q = 0.7) is a deviation.
 
-    reweight: weigh examples by relative difficulty; normalise: to a batch mean of 1. mi_weight: lambda of the dependence gap.
-    compression: beta of the squared norm of z. critic_lr (Adam), critic_steps: updates per batch; alternate: update the
-    critic in every batch, or in a pass of its own before every epoch, as released. lipschitz: true projection, or as released.
+    reweight: weigh examples by relative difficulty; normalise: to a batch mean of 1. mi_weight: lambda of the
+    dependence gap. compression: beta of the squared norm of z. critic_lr (Adam), critic_steps: updates per
+    batch; alternate: update the critic in every batch, or in a pass of its own before every epoch, as
+    released. lipschitz: true projection, or as released.
 
-    shuffle: the placebo. `features` pairs each example with the features r of another example of the batch, `twin`
-    with features and loss of another: the same machinery, without the information of the biased twin.
+    shuffle: the placebo. `features` pairs each example with the features r of another example of the batch,
+    `twin` with features and loss of another: the same machinery, without the information of the biased twin.
     """
 
     biased_epochs: Count = 5

@@ -36,8 +36,8 @@ class Fit(Protocol):
 class Workbench:
     """data: training images as delivered (perhaps poisoned); val: held-out images, cut before any poisoning.
 
-    network(purpose): a fresh network of the run's architecture, normalised for `data`; the purpose
-    selects the initialisation. start: the network of the run that the defense starts from, if it asked for one.
+    network(purpose): a fresh network of the run's architecture, normalised for `data`; the purpose selects
+    the initialisation. start: the network of the run that the defense starts from, if it asked for one.
     rng(purpose): a generator of the run's seed.
     """
 

@@ -41,8 +41,8 @@ def known_names() -> frozenset[str]:
 class TimmModel:
     """name: an architecture of timm, without weights (tags after a dot are refused: nothing is downloaded).
 
-    options: passed to the architecture (drop_path_rate, img_size, patch_size, ...). small_stem: keep the resolution
-    of pictures up to 64 pixels; switch off for architectures that are made for small images.
+    options: passed to the architecture (drop_path_rate, img_size, patch_size, ...). small_stem: keep the
+    resolution of pictures up to 64 pixels; switch off for architectures that are made for small images.
     """
 
     name: str
@@ -69,7 +69,7 @@ class TimmModel:
         )
         if self.small_stem and max(shape[1:]) <= SMALL:
             keep_resolution(model)
-        head: nn.Module = model.get_classifier()
+        head: object = model.get_classifier()
         if not isinstance(head, nn.Linear):
             found = type(head).__name__
             raise ConfigError(f"models: {self.name} has no single linear layer at its end (found {found})")

@@ -1,7 +1,7 @@
 """BadNets: stamp a patch on a fraction of the training images and give them the target label.
 
-Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017, arXiv:1708.06733.
-All-to-one and all-to-all relabelling of that paper, section 5. Dirty-label.
+Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017,
+arXiv:1708.06733. All-to-one and all-to-all relabelling of that paper, section 5. Dirty-label.
 """
 
 from typing import Literal
@@ -16,7 +16,8 @@ from deconfound.types import Images, Poisoned
 
 @hyperparameters
 class BadNets:
-    """rate: edited / all training images. target: the label of all-to-one; all-to-all moves every label up by one.
+    """rate: edited / all training images. target: the label of all-to-one; all-to-all moves every label up by
+    one.
 
     from_target: draw victims from all classes, as the CBD release does; by default the target class is left
     out, since its images would carry a trigger and an unchanged label.

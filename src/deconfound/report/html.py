@@ -28,7 +28,7 @@ def render(report: Mapping[str, Any], drawings: Mapping[str, str]) -> str:
 
 
 def inline(svg: str, name: str, alt: str) -> str:
-    """An SVG element for a page: its own ids (only those it uses), the page's colours, and a text alternative."""
+    """An SVG element for a page: its own used ids, the page's colours, a text alternative."""
     used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', svg))
     svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
     own = re.sub(r"[^\w-]", "_", name)

@@ -21,7 +21,9 @@ BATCH = 256
 def run(
     *, model: Path, test: Path, spec: Mapping[str, Any], name: str, seed: int, out: Path, device: torch.device
 ) -> None:
-    """Attack every test image of the model in the folder `model`; write images, originals, labels and predictions."""
+    """Attack every test image of the model in the folder `model`; write images, originals, labels and
+    predictions.
+    """
     network = load_model(model, device)
     images, classes = load_images(test)
     attack = build(ATTACKS, spec, at=f"attacks.{name}")

@@ -29,8 +29,8 @@ def run(
 ) -> None:
     """Write evaluation.json for the model in the folder `model`.
 
-    spec: `attacks` (blocks by name), `curves`, `examples`. poisoned: the poisoned set of the run, if any; stored: per
-    transfer attack the file of images.
+    spec: `attacks` (blocks by name), `curves`, `examples`. poisoned: the poisoned set of the run, if any;
+    stored: per transfer attack the file of images.
     """
     stored = stored or {}
     about = read_json(model / "run.json")

@@ -14,6 +14,7 @@ from deconfound.models.classifier import Classifier
 from deconfound.recipe import Recipe
 from deconfound.registry import build
 from deconfound.rng import generator, global_seed
+from deconfound.steps.images import load_images, load_model
 from deconfound.storage import (
     digest,
     provenance,
@@ -22,7 +23,6 @@ from deconfound.storage import (
     write_npz,
     write_weights,
 )
-from deconfound.steps.images import load_images, load_model
 from deconfound.training import Trainer, only_one
 
 
@@ -40,8 +40,9 @@ def run(
 ) -> None:
     """Write model.safetensors, trace.npz and run.json into `out`.
 
-    spec: blocks `model`, `training`, `defense`; run: dataset, poison, model, defense, seed. start: folder of the
-    run that the defense starts from. scratch holds the state of a killed training, keyed by all that it depends on.
+    spec: blocks `model`, `training`, `defense`; run: dataset, poison, model, defense, seed. start: folder of
+    the run that the defense starts from. scratch holds the state of a killed training, keyed by all that it
+    depends on.
     """
     inputs = {"train": train, "val": val} | ({"start": start / "model.safetensors"} if start else {})
     key = digest([spec, run, code, {name: sha256(path) for name, path in inputs.items()}])
