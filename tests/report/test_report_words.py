@@ -15,7 +15,9 @@ from deconfound.report.words import Order, budget, interval, label, listing, num
         (-0.0304, True, True, "−3.0"),
         (0.5, True, True, "+50.0"),
         (-0.0001, True, True, "0.0"),
-        (0.98765, False, False, "0.988"),
+        (0.98765, False, False, "0.9877"),
+        (12.345, False, False, "12.3"),
+        (0.00012, False, True, "+0.00012"),
         (math.nan, True, False, "–"),
     ],
 )

@@ -64,12 +64,12 @@ class TimmModel:
         ensure()
         import timm
 
-        model = timm.create_model(
+        model: Any = timm.create_model(
             self.name, pretrained=False, num_classes=classes, in_chans=shape[0], **self.options
         )
         if self.small_stem and max(shape[1:]) <= SMALL:
             keep_resolution(model)
-        head: object = model.get_classifier()
+        head = model.get_classifier()
         if not isinstance(head, nn.Linear):
             found = type(head).__name__
             raise ConfigError(f"models: {self.name} has no single linear layer at its end (found {found})")

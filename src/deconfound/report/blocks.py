@@ -19,7 +19,7 @@ from deconfound.report.words import (
 )
 
 Block = dict[str, Any]
-COLUMNS = 6  # number columns that fit a page
+COLUMNS = 8  # number columns that fit a page
 
 
 def text(content: str) -> Block:
@@ -47,14 +47,15 @@ def table(
     size = -(-(len(columns) - 1) // max(1, chunks))
     blocks = []
     for part in range(chunks):
+        part_of = f" (part {part + 1} of {chunks})" if chunks > 1 else ""
         keep = [0, *range(1 + part * size, min(1 + (part + 1) * size, len(columns)))]
         blocks.append(
             {
                 "kind": "table",
-                "caption": caption + (f" (part {part + 1} of {chunks})" if chunks > 1 else ""),
+                "caption": caption + part_of,
                 "columns": [dict(columns[i]) for i in keep],
                 "rows": [[row[i] for i in keep] for row in rows],
-                "folded": folded,
+                "folded": folded and folded + part_of,
             }
         )
     return blocks

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.patches import Rectangle
 
 from deconfound.report.inputs import PerClass, Summary
-from deconfound.report.matrix import condition, condition_column, condition_key
+from deconfound.report.matrix import NORM_ORDER, condition, condition_column, condition_key
 from deconfound.report.plotting import (
     GRID,
     INK,
@@ -36,7 +36,7 @@ def bars(setting: Setting, rows: Sequence[Summary], palette: Palette, order: Ord
     """Clean and robust accuracy: a group of bars per attack, a bar per defense, a line for its interval."""
     conditions = sorted(
         {(row.attack, row.norm, row.eps) for row in rows},
-        key=lambda at: (order.key("attacks", at[0]), at[1], at[2]),
+        key=lambda at: (order.key("attacks", at[0]), NORM_ORDER.get(at[1], 9), at[2]),
     )
     defenses = [name for name in palette.names if any(row.defense == name for row in rows)]
     thick = 0.8 / len(defenses)
@@ -169,9 +169,9 @@ def per_class(setting: Setting, rows: Sequence[PerClass], palette: Palette, orde
         vmin=0,
         vmax=100,
         cmap="crest",
-        annot=len(columns) <= 10,
+        annot=len(columns) <= 12,
         fmt=".0f",
-        annot_kws={"fontsize": 7.5},
+        annot_kws={"fontsize": 7.5 if len(columns) <= 8 else 6.5},
         cbar=False,
         linewidths=0.5,
         linecolor="none",

@@ -12,7 +12,7 @@ from deconfound.report.words import is_rate, label
 def forest(claims: Sequence[Claim]) -> Figure:
     """Effect, interval and margin of every claim that was run and whose metric is a rate."""
     shown = [claim for claim in claims if claim.ran and is_rate(claim.metric)]
-    figure, axes = canvas(0.8 + 0.46 * len(shown))
+    figure, axes = canvas(0.8 + 0.37 * len(shown))
     for place, claim in enumerate(shown):
         colour = VERDICT_COLOURS.get(claim.verdict, INK)
         axes.plot([claim.low, claim.high], [place] * 2, color=colour, linewidth=2.4, solid_capstyle="butt")

@@ -25,7 +25,15 @@ def plain(value: Any) -> Any:
 
 def as_yaml(value: Any) -> str:
     """A configuration as text; keys keep their order."""
-    return str(yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, width=88)).rstrip("\n")
+    return str(
+        yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, width=88, default_flow_style=None)
+    ).rstrip("\n")
+
+
+def as_lines(value: Mapping[str, Any]) -> str:
+    """The settings of a run, a line (or a few) per part."""
+    dump = {"sort_keys": False, "allow_unicode": True, "width": 100, "default_flow_style": True}
+    return "\n".join(f"{key}: {yaml.safe_dump(part, **dump)}".rstrip() for key, part in plain(value).items())
 
 
 def relative(path: Path, root: Path) -> str:
@@ -99,7 +107,7 @@ def entry(
         "anchor": anchor(group),
         "seeds": lines,
         "tables": table(f"{group}: hits out of examples, by seed", heads, rows) if rows else [],
-        "spec": as_yaml(spec) if spec else "",
+        "spec": as_lines(spec),
     }
 
 

@@ -19,15 +19,16 @@ def condition(row: Summary | Difference | PerClass) -> Condition:
 
 
 def condition_key(order: Order) -> Any:
-    """Sort key of conditions: clean first, the worst case last."""
+    """Sort key of conditions: by metric, then as the attacks are listed, the worst case last."""
 
     def place(at: Condition) -> tuple[Any, ...]:
         metric, attack, norm, eps = at
-        return order.key("attacks", attack), METRIC_ORDER.get(metric, 9), metric, norm, eps
+        return METRIC_ORDER.get(metric, 9), metric, order.key("attacks", attack), NORM_ORDER.get(norm, 9), eps
 
     return place
 
 
+NORM_ORDER = {"": 0, "linf": 1, "l2": 2}
 METRIC_ORDER = {
     name: place
     for place, name in enumerate(

@@ -64,7 +64,7 @@ def _evasion_figure(setting: Setting, seed: str, chosen: Sequence[tuple[str, str
         words = label(defense) if len(attacks) == 1 else f"{label(defense)}, {label(attack)}"
         change = [upright(data["x_adv"][i]) - upright(data["x"][i]) for i in picks]
         scale = magnification(change)
-        rows.append((f"{words}: change × {scale:.3g}", [0.5 + scale * part for part in change], []))
+        rows.append((f"{words}: {magnified(scale)}", [0.5 + scale * part for part in change], []))
         rows.append(
             (
                 f"{words}: attacked, and what it sees",
@@ -110,7 +110,7 @@ def backdoor_examples(poisoned: Sequence[Path], clean: Mapping[str, Path], order
         scale = magnification(change)
         rows = [
             ("clean", before, [(names[test["y"][i]], INK) for i in picks]),
-            (f"change × {scale:.3g}", [0.5 + scale * part for part in change], []),
+            (magnified(scale), [0.5 + scale * part for part in change], []),
             (
                 "triggered, and what the attacker hopes for",
                 after,
@@ -154,6 +154,11 @@ def magnification(changes: Sequence[Array]) -> float:
     """Factor that takes the largest change to the end of the grey scale."""
     largest = max((float(np.abs(part).max()) for part in changes), default=0.0)
     return min(0.5 / largest, 50.0) if largest > 0 else 1.0
+
+
+def magnified(scale: float) -> str:
+    """Words for a factor: nothing to say where large changes were not enlarged."""
+    return f"change × {scale:.2g}" if scale > 1 else "change"
 
 
 def mosaic(rows: Sequence[tuple[str, list[Array], list[tuple[str, str]]]]) -> Any:

@@ -18,7 +18,7 @@ CASING = {
     "linf": "L∞",
     "resnet": "ResNet",
 }
-WHOLE = {"none": "no attack", "worst_case": "worst case", "clean": "not poisoned"}
+WHOLE = {"do_style": "do(style)", "none": "no attack", "worst_case": "worst case", "clean": "not poisoned"}
 NORMS = {"linf": "L∞", "l2": "L2"}
 METRICS: Mapping[str, tuple[str, str]] = {
     "clean_accuracy": ("clean accuracy", "untouched test images classified right"),
@@ -61,10 +61,11 @@ def is_rate(metric: str) -> bool:
 
 
 def number(value: float, *, rate: bool = True, sign: bool = False) -> str:
-    """A fraction in per cent with one decimal, or a plain number with three significant digits."""
+    """A fraction in per cent with one decimal; anything else with four decimals below 1, else three digits."""
     if math.isnan(value):
         return "–"
-    text = f"{value * 100:{'+' if sign else ''}.1f}" if rate else f"{value:{'+' if sign else ''}.3g}"
+    form = ".1f" if rate else ".4f" if 1e-3 <= abs(value) < 1 else ".3g"
+    text = f"{value * 100 if rate else value:{'+' if sign else ''}{form}}"
     if float(text) == 0:
         text = text.lstrip("+-")
     return text.replace("-", "−")
