@@ -12,12 +12,6 @@ container: "docker://python:3.11-slim"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/data.smk"
-include: "workflow/rules/models.smk"
-include: "workflow/rules/attacks.smk"
-include: "workflow/rules/defenses.smk"
-include: "workflow/rules/evaluation.smk"
-include: "workflow/rules/report.smk"
 
 
 rule all:
@@ -27,4 +21,11 @@ rule all:
         f"{REPORTS}/robustness.pdf",
         f"{REPORTS}/timings.html",
     localrule: True
-    default_target: True
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/attacks.smk"
+include: "workflow/rules/defenses.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/report.smk"

@@ -254,7 +254,7 @@ def evaluate(
 def claims(plan: PlanFile, out: Out, code: Code = "") -> None:
     """Tabulate all evaluations with intervals, and judge the claims of the ledgers.
 
-    Example: deconfound claims --plan results/plan_default.json --out reports/tables
+    Example: deconfound claims --plan reports/plan.json --out reports/tables
     """
     from deconfound.steps import claims as step
     from deconfound.storage import read_json
@@ -269,7 +269,7 @@ def claims(plan: PlanFile, out: Out, code: Code = "") -> None:
 def report(plan: PlanFile, out: Out, code: Code = "") -> None:
     """Write the report as HTML and PDF, with its figures, from the tables in OUT/tables.
 
-    Example: deconfound report --plan results/plan_default.json --out reports
+    Example: deconfound report --plan reports/plan.json --out reports
     """
     from deconfound.steps import report as step
     from deconfound.storage import read_json
@@ -279,12 +279,14 @@ def report(plan: PlanFile, out: Out, code: Code = "") -> None:
 
 @app.command()
 def timings(
-    folder: Annotated[Path, typer.Option(help="Folder of the workflow's benchmark files.")], out: Out
+    folder: Annotated[Path, typer.Option(help="Folder of the workflow's benchmark files.")],
+    out: Out,
+    code: Code = "",
 ) -> None:
     """Write a page with the seconds and the memory that each rule took (they differ from run to run)."""
-    from deconfound.report.timings import timings as write
+    from deconfound.steps import timings as step
 
-    write(folder, out)
+    step.run(folder=folder, out=out)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Digest of the package source that a step depends on, so that an edit reruns what it touches.
 
 Imports are followed inside the package only, from the modules a step names. Comments, docstrings and layout
-do not count: editing them must not repeat days of training. Tables of kinds map to addresses in text, which
-imports nothing, so that a step depends on its own method and not on its neighbours.
+do not count: editing them must not repeat days of training. Tables of kinds stand in `__init__` files and map to addresses in
+text: these files do not count either, so that a step depends on its own method and a new method repeats nothing.
 """
 
 import ast
@@ -17,9 +17,8 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def _file(module: str) -> Path | None:
-    base = ROOT.joinpath(*module.split("."))
-    candidates = (base.with_suffix(".py"), base / "__init__.py")
-    return next((path for path in candidates if path.is_file()), None)
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    return path if path.is_file() else None
 
 
 def _shape(node: Any) -> Any:
@@ -32,7 +31,7 @@ def _shape(node: Any) -> Any:
     return repr(node)
 
 
-def _imports(tree: ast.Module, module: str, *, package: bool) -> set[str]:
+def _imports(tree: ast.Module, module: str) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -40,8 +39,7 @@ def _imports(tree: ast.Module, module: str, *, package: bool) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                parts = module.split(".")
-                parts = parts[: len(parts) - node.level + package]
+                parts = module.split(".")[: -node.level]
                 base = ".".join([*parts, base] if base else parts)
             names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
     return {name for name in names if name.split(".")[0] == PACKAGE and _file(name)}
@@ -54,7 +52,7 @@ def read(module: str) -> tuple[str, frozenset[str]]:
     if path is None:
         raise ModuleNotFoundError(f"{module} is not a module of {PACKAGE}")
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports = _imports(tree, module, package=path.stem == "__init__")
+    imports = _imports(tree, module)
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]

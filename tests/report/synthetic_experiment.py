@@ -275,7 +275,8 @@ def add_backdoor(made: Experiment) -> None:
                 made.rate(place, asr, "asr", 480, attack="badnets")
                 made.rate(place, accuracy * (1 - asr), "triggered_accuracy", 480, attack="badnets")
                 made.rate(place, accuracy - 0.03, "target_recall", 120)
-                made.classes(place, labels, accuracy * (1 - asr), "triggered_accuracy", attack="badnets")
+                others = labels[:2] + labels[3:]  # the target class has no such rate
+                made.classes(place, others, accuracy * (1 - asr), "triggered_accuracy", attack="badnets")
             made.classes(place, labels, accuracy, "clean_accuracy")
             made.run(place, (3, 16, 16), labels, second=defense != "standard")
             if defense != "standard":

@@ -303,6 +303,14 @@ def test_a_table_wider_than_a_page_is_split_and_loses_nothing(tmp_path: Path) ->
     assert [h for h in heads if h.startswith("attack ")] == [f"attack {n}" for n in range(9)]
 
 
+def test_classes_keep_their_order_where_the_target_class_has_no_rate(document: dict[str, Any]) -> None:
+    found = [
+        t for t in tables_of(document) if t["caption"] == "scenes · BadNets · CNN: per class, in per cent"
+    ]
+    assert [row[0]["text"] for row in found[0]["rows"]] == ["disc", "square", "triangle", "cross", "ring"]
+    assert [cell["text"] for cell in found[0]["rows"][2][4:]] == ["–"] * 3
+
+
 def test_metrics_and_plots_are_flat_numbers(built: Path, experiment: Experiment) -> None:
     metrics = json.loads((built / "metrics.json").read_text())
     summary = {

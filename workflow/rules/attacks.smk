@@ -19,7 +19,7 @@ rule attack:
         folder=GRAPH.model_folder,
         code=GRAPH.attack_code,
     message:
-        f"Attacking {RUN.replace('{', '{wildcards.')} with {{wildcards.attack}}"
+        f"Attacking {JOB} with {{wildcards.attack}}"
     shell:
         "python -m deconfound attack --model {params.folder} --test {input.test} --spec {params.spec:q}"
         " --name {wildcards.attack} --seed {wildcards.seed} --out {output} --threads {threads}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deconfound.config import read
 from deconfound.errors import UserError
-from deconfound.graph import WEIGHTS, Graph
+from deconfound.graph import Graph
 
 FILES = workflow.config_settings.configfiles or ["config.yaml"]
 OVERRIDES = workflow.config_settings.config or {}
@@ -21,6 +21,7 @@ except UserError as error:
 EXPERIMENT = GRAPH.experiment
 REPORTS = EXPERIMENT.reports
 RUN = "{dataset}/{poison}/{model}/{defense}/seed{seed}"
+JOB = RUN.replace("{", "{wildcards.")  # the same in a message
 
 
 wildcard_constraints:

@@ -5,7 +5,9 @@ rule defend:
         val="data/clean/{dataset}/val.npz",
         start=GRAPH.start_files,
     output:
-        collect(f"checkpoints/defended/{RUN}/{{name}}", name=WEIGHTS, allow_missing=True),
+        weights=f"checkpoints/defended/{RUN}/model.safetensors",
+        about=f"checkpoints/defended/{RUN}/run.json",
+        trace=f"checkpoints/defended/{RUN}/trace.npz",
     log:
         f"logs/defend/{RUN}.log",
     benchmark:
@@ -18,13 +20,14 @@ rule defend:
     params:
         spec=GRAPH.train_spec,
         run=GRAPH.run_text,
+        folder=GRAPH.model_folder,
         start=GRAPH.start_option,
         code=GRAPH.train_code,
     message:
-        f"Defending {RUN.replace('{', '{wildcards.')}"
+        f"Defending {JOB}"
     shell:
         "python -m deconfound defend --train {input.train} --val {input.val} --spec {params.spec:q}"
-        " --run {params.run:q} --out $(dirname {output[0]}) {params.start} --threads {threads}"
+        " --run {params.run:q} --out {params.folder} {params.start} --threads {threads}"
         " --gpu {resources.gpu} --code {params.code} > {log} 2>&1"
 
 

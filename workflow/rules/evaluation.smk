@@ -21,7 +21,7 @@ rule evaluate:
         options=GRAPH.scoring_options,
         code=GRAPH.evaluate_code,
     message:
-        f"Evaluating {RUN.replace('{', '{wildcards.')}"
+        f"Evaluating {JOB}"
     shell:
         "python -m deconfound evaluate --model {params.folder} --test {input.test} --spec {params.spec:q}"
         " {params.options} --out {output} --threads {threads} --gpu {resources.gpu}"

@@ -4,7 +4,9 @@ rule train:
         train=GRAPH.training_set,
         val="data/clean/{dataset}/val.npz",
     output:
-        collect(f"checkpoints/base/{RUN}/{{name}}", name=WEIGHTS, allow_missing=True),
+        weights=f"checkpoints/base/{RUN}/model.safetensors",
+        about=f"checkpoints/base/{RUN}/run.json",
+        trace=f"checkpoints/base/{RUN}/trace.npz",
     log:
         f"logs/train/{RUN}.log",
     benchmark:
@@ -17,12 +19,13 @@ rule train:
     params:
         spec=GRAPH.train_spec,
         run=GRAPH.run_text,
+        folder=GRAPH.model_folder,
         code=GRAPH.train_code,
     message:
-        f"Training {RUN.replace('{', '{wildcards.')}"
+        f"Training {JOB}"
     shell:
         "python -m deconfound train --train {input.train} --val {input.val} --spec {params.spec:q}"
-        " --run {params.run:q} --out $(dirname {output[0]}) --threads {threads} --gpu {resources.gpu}"
+        " --run {params.run:q} --out {params.folder} --threads {threads} --gpu {resources.gpu}"
         " --code {params.code} > {log} 2>&1"
 
 

@@ -1,7 +1,7 @@
 rule plan:
     """List every artifact of the experiment, for the steps that read many."""
     output:
-        f"results/plan_{EXPERIMENT.name}.json",
+        f"{REPORTS}/plan.json",
     log:
         f"logs/plan/{EXPERIMENT.name}.log",
     benchmark:
@@ -48,11 +48,12 @@ rule claims:
         mem_mb=4000,
         runtime=30,
     params:
+        folder=subpath(output[0], parent=True),
         code=GRAPH.step_code("claims"),
     message:
         "Judging the claims of {EXPERIMENT.name}"
     shell:
-        "python -m deconfound claims --plan {input.plan} --out {REPORTS}/tables --code {params.code}"
+        "python -m deconfound claims --plan {input.plan} --out {params.folder} --code {params.code}"
         " > {log} 2>&1"
 
 
@@ -88,12 +89,13 @@ rule report:
         mem_mb=4000,
         runtime=30,
     params:
+        folder=subpath(output.html, parent=True),
         code=GRAPH.step_code("report"),
         templates=GRAPH.templates_digest(),
     message:
         "Writing the report of {EXPERIMENT.name}"
     shell:
-        "python -m deconfound report --plan {input.plan} --out {REPORTS} --code {params.code}"
+        "python -m deconfound report --plan {input.plan} --out {params.folder} --code {params.code}"
         " > {log} 2>&1"
 
 
@@ -116,10 +118,14 @@ rule timings:
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        folder=subpath(output[0], parent=True),
+        code=GRAPH.step_code("timings"),
     message:
         "Writing the timings of {EXPERIMENT.name}"
     shell:
-        "python -m deconfound timings --folder timings --out {REPORTS} > {log} 2>&1"
+        "python -m deconfound timings --folder timings --out {params.folder}"
+        " --code {params.code} > {log} 2>&1"
 
 
 rule reports:

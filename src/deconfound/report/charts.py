@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.patches import Rectangle
 
 from deconfound.report.inputs import PerClass, Summary
-from deconfound.report.matrix import NORM_ORDER, condition, condition_column, condition_key
+from deconfound.report.matrix import NORM_ORDER, class_names, condition, condition_column, condition_key
 from deconfound.report.plotting import (
     GRID,
     INK,
@@ -158,7 +158,7 @@ def per_class(setting: Setting, rows: Sequence[PerClass], palette: Palette, orde
         {(condition(row), row.defense) for row in rows},
         key=lambda at: (condition_key(order)(at[0]), order.key("defenses", at[1])),
     )
-    labels = list(dict.fromkeys(row.label for row in rows))
+    labels = class_names(rows)
     values = np.full((len(labels), len(columns)), math.nan)
     for row in rows:
         values[labels.index(row.label), columns.index((condition(row), row.defense))] = row.value

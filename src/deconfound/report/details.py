@@ -6,7 +6,7 @@ from typing import Any
 from deconfound.report.blocks import Block, column, figures, head, rate, section, table
 from deconfound.report.figures import by_setting, grouped, headline
 from deconfound.report.inputs import Inputs, Run
-from deconfound.report.matrix import condition, condition_column, condition_key, matrix
+from deconfound.report.matrix import class_names, condition, condition_column, condition_key, matrix
 from deconfound.report.plotting import Figure
 from deconfound.report.training_curves import averaged
 from deconfound.report.words import Order, interval, label, metric_label, number, setting_label
@@ -58,7 +58,8 @@ def classes(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block
         for row in rows:
             lines.setdefault(row.label, {})[condition(row), row.defense] = rate(row)
         body = [
-            [{"text": name}, *(line.get(key, {"text": "–"}) for key in keys)] for name, line in lines.items()
+            [{"text": name}, *(lines[name].get(key, {"text": "–"}) for key in keys)]
+            for name in class_names(rows)
         ]
         title_of = setting_label(setting)
         blocks += table(

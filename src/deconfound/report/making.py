@@ -32,7 +32,7 @@ def as_yaml(value: Any) -> str:
 
 def as_lines(value: Mapping[str, Any]) -> str:
     """The settings of a run, a line (or a few) per part."""
-    dump = {"sort_keys": False, "allow_unicode": True, "width": 100, "default_flow_style": True}
+    dump: Any = {"sort_keys": False, "allow_unicode": True, "width": 84, "default_flow_style": True}
     return "\n".join(f"{key}: {yaml.safe_dump(part, **dump)}".rstrip() for key, part in plain(value).items())
 
 

@@ -91,3 +91,11 @@ def size_note(sizes: Iterable[tuple[int, int]]) -> str:
     totals, seeds = sorted({total for total, _ in known}), sorted({number for _, number in known})
     words = [str(v[0]) if len(v) == 1 else f"{v[0]}–{v[-1]}" for v in (seeds, totals)]
     return "n = {} × {}".format(*words).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def class_names(rows: Sequence[PerClass]) -> list[str]:
+    """Names of the classes in their own order; a condition that lacks some (no ASR of the target) has no say."""
+    found: dict[tuple[object, str], list[str]] = {}
+    for row in rows:
+        found.setdefault((condition(row), row.defense), []).append(row.label)
+    return max(found.values(), key=len, default=[])

@@ -119,7 +119,9 @@ def margin(claim: Claim) -> str:
     rate = is_rate(claim.metric)
     if math.isnan(claim.margin):
         return ""
-    text = number(claim.margin, rate=rate, sign=bool(claim.control))
+    signed = "+" if claim.control else ""
+    plain = f"{claim.margin:{signed}g}".replace("-", "−")
+    text = number(claim.margin, sign=bool(claim.control)) if rate else plain
     return f"{claim.direction} {text}{unit(claim)}"
 
 

@@ -12,7 +12,8 @@ from deconfound.models.classifier import predict, to_unit
 from deconfound.progress import progress
 from deconfound.registry import build
 from deconfound.rng import generator
-from deconfound.steps.images import load_images, load_model
+from deconfound.steps.images import load_images
+from deconfound.steps.weights import load_model
 from deconfound.storage import provenance, write_npz
 
 BATCH = 256

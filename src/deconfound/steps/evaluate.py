@@ -10,7 +10,8 @@ import torch
 
 from deconfound.evaluation import Evaluation, poison_measures
 from deconfound.progress import progress
-from deconfound.steps.images import load_images, load_model
+from deconfound.steps.images import load_images
+from deconfound.steps.weights import load_model
 from deconfound.storage import provenance, read_json, read_npz, write_json
 from deconfound.types import Images
 

@@ -14,7 +14,8 @@ from deconfound.models.classifier import Classifier
 from deconfound.recipe import Recipe
 from deconfound.registry import build
 from deconfound.rng import generator, global_seed
-from deconfound.steps.images import load_images, load_model
+from deconfound.steps.images import load_images
+from deconfound.steps.weights import load_model
 from deconfound.storage import (
     digest,
     provenance,
