@@ -68,18 +68,21 @@ def unpack(entry: Mapping[str, Any]) -> Bools:
 
 @dataclass
 class Evaluation:
-    """Collects entries for one model. images: the (sliced) test split, uint8; stored: images of transfers, by
-    name.
+    """Collects entries for one model. images: the test split, uint8; stored: images of transfers, by name.
+
+    examples: attack only the first so many images (their subset is then called `attacked`).
     """
 
     model: nn.Module
     images: Images
     seed: int
     stored: Mapping[str, Tensor] = field(default_factory=dict)
+    examples: int | None = None
     entries: list[Entry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.clean = self._hits(self.images.x)
+        self.subset = "test" if self.examples is None else "attacked"
 
     def clean_accuracy(self) -> None:
         """Untouched test images classified right."""
@@ -87,9 +90,7 @@ class Evaluation:
 
     def moved(self, name: str, x: Array) -> None:
         """The same labels on other pictures (N, C, H, W) uint8, such as the scenes under do(style)."""
-        self.entries.append(
-            Entry("clean_accuracy", name, "test", self._hits(torch.from_numpy(x)[: len(self.images.y)]))
-        )
+        self.entries.append(Entry("clean_accuracy", name, "test", self._hits(torch.from_numpy(x))))
 
     def robust(self, attacks: Mapping[str, Mapping[str, Any]], tick: Tick) -> None:
         """Robust accuracy under every attack, and per threat model the worst case per example over its
@@ -100,12 +101,12 @@ class Evaluation:
             attack = build(ATTACKS, block, at=f"attacks.{name}")
             threat = self._threat(attack, attacks, name)
             hits = self._robust_hits(attack, threat, name)
-            self.entries.append(Entry("robust_accuracy", name, "test", hits, threat.norm, threat.eps))
+            self.entries.append(Entry("robust_accuracy", name, self.subset, hits, threat.norm, threat.eps))
             key = (threat.norm, threat.eps)
-            worst[key] = worst.get(key, self.clean) & hits
+            worst[key] = worst.get(key, hits) & hits
             tick(f"{name} {hits.mean():.3f}")
         for (norm, eps), hits in worst.items():
-            self.entries.append(Entry("robust_accuracy", WORST, "test", hits, norm, eps))
+            self.entries.append(Entry("robust_accuracy", WORST, self.subset, hits, norm, eps))
 
     def curve(self, name: str, block: Mapping[str, Any], radii: list[float], tick: Tick) -> None:
         """Robust accuracy of one attack for each eps; an explicit step size grows in proportion."""
@@ -114,9 +115,13 @@ class Evaluation:
             step = getattr(base, "step_size", None)
             changes = {"step_size": step * eps / base.eps} if step and eps and base.eps else {}
             attack = replace(base, eps=eps, **changes)
-            hits = self._robust_hits(attack, attack.threat, f"{name}@{eps}") if eps else self.clean
+            hits = (
+                self._robust_hits(attack, attack.threat, f"{name}@{eps}")
+                if eps
+                else self.clean[: self.examples]
+            )
             self.entries.append(
-                Entry("robust_accuracy", name, "test", hits, attack.threat.norm, eps, curve=True)
+                Entry("robust_accuracy", name, self.subset, hits, attack.threat.norm, eps, curve=True)
             )
             tick(f"{name} eps {eps:.3f} {hits.mean():.3f}")
 
@@ -128,9 +133,9 @@ class Evaluation:
         subsets.
         """
         true = self.images.y
-        hoped = triggered.y[: len(true)]
+        hoped = triggered.y
         victims = hoped != true
-        guess = predict(self.model, triggered.x[: len(true)][victims]).argmax(1)
+        guess = predict(self.model, triggered.x[victims]).argmax(1)
         self.entries.append(Entry("asr", poison, "triggered", (guess == hoped[victims]).numpy()))
         self.entries.append(
             Entry("triggered_accuracy", poison, "triggered", (guess == true[victims]).numpy())
@@ -155,7 +160,7 @@ class Evaluation:
     def _robust_hits(self, attack: Any, threat: ThreatModel, name: str) -> Bools:
         """Attack what stands, in batches; raise when a returned image is outside the budget."""
         device = next(self.model.parameters()).device
-        hits = self.clean.copy()
+        hits = self.clean[: self.examples].copy()
         standing = torch.from_numpy(np.flatnonzero(hits))
         for number, chosen in enumerate(standing.split(BATCH)):  # type: ignore[no-untyped-call]
             x, y = to_unit(self.images.x[chosen].to(device)), self.images.y[chosen]

@@ -110,9 +110,12 @@ def differences_table(results: Results, controls: Mapping[Key, str]) -> pd.DataF
 
 
 def paired(treatment: Mapping[int, Bools], control: Mapping[int, Bools]) -> Interval:
-    """Difference over the seeds that both have."""
+    """Difference over the seeds and the examples that both have: a shorter evaluation is a prefix of a longer one."""
     shared = sorted(set(treatment) & set(control))
-    return difference(np.stack([treatment[s] for s in shared]), np.stack([control[s] for s in shared]))
+    count = min(min(len(treatment[s]), len(control[s])) for s in shared)
+    return difference(
+        np.stack([treatment[s][:count] for s in shared]), np.stack([control[s][:count] for s in shared])
+    )
 
 
 def per_class_table(results: Results) -> pd.DataFrame:

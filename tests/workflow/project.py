@@ -36,15 +36,23 @@ class Project:
 
     def run(self, *words: str, status: int = 0) -> str:
         """Output of a command in the folder; its exit status is checked."""
-        settings = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "SNAKEMAKE_"))}
+        settings = {
+            key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "SNAKEMAKE_"))
+        }
         settings["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{settings['PATH']}"
         settings["PYTHONPATH"] = str(self.folder / "src")
         settings |= {"DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": "default", "PYTHONDONTWRITEBYTECODE": "1"}
-        settings |= {f"GIT_{who}_{what}": "tester@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        settings |= {
+            f"GIT_{who}_{what}": "tester@example.org"
+            for who in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        }
         done = subprocess.run(
             words, cwd=self.folder, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        assert done.returncode == status, f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout[-6000:]}"
+        assert done.returncode == status, (
+            f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout[-6000:]}"
+        )
         return done.stdout
 
     def planned(self) -> dict[str, int]:
@@ -67,4 +75,6 @@ class Project:
         """SHA-256 of every file that the graph made, but for those that hold seconds."""
         files = [path for top in MADE for path in (self.folder / top).rglob("*") if path.is_file()]
         kept = [path for path in files if path.name not in (*VARYING, ".gitignore")]
-        return {str(p.relative_to(self.folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(kept)}
+        return {
+            str(p.relative_to(self.folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(kept)
+        }

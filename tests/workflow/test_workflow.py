@@ -50,7 +50,9 @@ def versioned(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def test_one_command_makes_both_reports_and_they_hold_the_same_verdicts(made: Project) -> None:
     page = (made.folder / "reports" / "robustness.html").read_text()
-    paper = "".join(leaf.extract_text() for leaf in PdfReader(made.folder / "reports" / "robustness.pdf").pages)
+    paper = "".join(
+        leaf.extract_text() for leaf in PdfReader(made.folder / "reports" / "robustness.pdf").pages
+    )
     table = (made.folder / "reports" / "tables" / "claims.csv").read_text()
     assert "at-beats-standard" in table
     for text in (page, paper):
@@ -61,7 +63,9 @@ def test_every_metric_of_the_summary_lies_inside_its_interval(made: Project) -> 
     rows = (made.folder / "reports" / "tables" / "summary.csv").read_text().splitlines()
     names = rows[0].split(",")
     cells = [dict(zip(names, row.split(","), strict=True)) for row in rows[1:]]
-    assert {"clean_accuracy", "robust_accuracy", "asr", "triggered_accuracy", "target_recall"} == {c["metric"] for c in cells}
+    assert {"clean_accuracy", "robust_accuracy", "asr", "triggered_accuracy", "target_recall"} == {
+        c["metric"] for c in cells
+    }
     assert all(0 <= float(c["low"]) <= float(c["value"]) <= float(c["high"]) <= 1 for c in cells)
     assert {c["seeds"] for c in cells} == {"2"}
 
@@ -71,9 +75,26 @@ def test_a_finished_run_has_nothing_to_be_done(made: Project) -> None:
 
 
 def test_every_job_left_a_log_and_a_benchmark(made: Project) -> None:
-    logs = {path.parts[-len(path.relative_to(made.folder / "logs").parts)] for path in (made.folder / "logs").rglob("*.log")}
-    benchmarks = {path.relative_to(made.folder / "timings").parts[0] for path in (made.folder / "timings").rglob("*.tsv")}
-    rules = {"fetch", "poison", "train", "defend", "attack", "evaluate", "plan", "claims", "report", "timings"}
+    logs = {
+        path.parts[-len(path.relative_to(made.folder / "logs").parts)]
+        for path in (made.folder / "logs").rglob("*.log")
+    }
+    benchmarks = {
+        path.relative_to(made.folder / "timings").parts[0]
+        for path in (made.folder / "timings").rglob("*.tsv")
+    }
+    rules = {
+        "fetch",
+        "poison",
+        "train",
+        "defend",
+        "attack",
+        "evaluate",
+        "plan",
+        "claims",
+        "report",
+        "timings",
+    }
     assert logs == rules == benchmarks
 
 
@@ -81,7 +102,15 @@ def test_two_runs_in_different_folders_give_the_same_bytes(made: Project, versio
     first, second = made.digests(), versioned.digests()
     assert [name for name in first if first[name] != second.get(name)] == []
     assert set(first) == set(second)
-    assert {Path(name).suffix for name in first} >= {".npz", ".safetensors", ".json", ".html", ".pdf", ".svg", ".csv"}
+    assert {Path(name).suffix for name in first} >= {
+        ".npz",
+        ".safetensors",
+        ".json",
+        ".html",
+        ".pdf",
+        ".svg",
+        ".csv",
+    }
 
 
 def test_another_hyperparameter_of_one_defense_reruns_that_defense_and_what_follows(edited: Project) -> None:
@@ -137,7 +166,9 @@ def test_dvc_reads_the_metrics(versioned: Project) -> None:
     assert "digits" in json.dumps(found)
 
 
-def test_a_clone_after_dvc_pull_has_nothing_to_do_in_either_engine(versioned: Project, tmp_path: Path) -> None:
+def test_a_clone_after_dvc_pull_has_nothing_to_do_in_either_engine(
+    versioned: Project, tmp_path: Path
+) -> None:
     versioned.run("git", "clone", "-q", str(versioned.folder), str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
     clone.run("dvc", "pull", "-q")

@@ -36,11 +36,9 @@ def run(
     stored = stored or {}
     about = read_json(model / "run.json")
     images, classes = load_images(test)
-    count = min(spec["examples"] or len(images.y), len(images.y))
-    kept = Images(images.x[:count], images.y[:count])
     network = load_model(model, device)
     transfers = {name: torch.from_numpy(read_npz(path, "x_adv")["x_adv"]) for name, path in stored.items()}
-    evaluation = Evaluation(network, kept, int(about["run"]["seed"]), stored=transfers)
+    evaluation = Evaluation(network, images, int(about["run"]["seed"]), transfers, spec["examples"])
     evaluation.clean_accuracy()
     for name, array in _moved(test).items():
         evaluation.moved(name, array)
@@ -49,7 +47,7 @@ def run(
         evaluation.robust(spec["attacks"], tick)
         for curve in spec["curves"]:
             evaluation.curve(curve["name"], curve["attack"], curve["eps"], tick)
-    subsets = {"test": kept.y.numpy()}
+    subsets = {"test": images.y.numpy(), "attacked": images.y[: spec["examples"]].numpy()}
     measures: dict[str, float] = {}
     inputs = {"model": model / "model.safetensors", "test": test} | dict(stored)
     if poisoned:
