@@ -98,9 +98,8 @@ def main() -> None:
     for name, share in shares.items():
         print(f"  {name:<14} {share:6.1%}")
     if options.json:
-        options.json.write_text(
-            json.dumps({"wall": wall, "cores": options.cores, "shares": shares, "rules": rows}, indent=1)
-        )
+        found_all = {"wall": wall, "cores": options.cores, "shares": shares, "rules": rows}
+        options.json.write_text(json.dumps(found_all, indent=1) + "\n")
 
 
 if __name__ == "__main__":

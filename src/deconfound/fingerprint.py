@@ -1,8 +1,9 @@
 """Digest of the package source that a step depends on, so that an edit reruns what it touches.
 
 Imports are followed inside the package only, from the modules a step names. Comments, docstrings and layout
-do not count: editing them must not repeat days of training. Tables of kinds stand in `__init__` files and map to addresses in
-text: these files do not count either, so that a step depends on its own method and a new method repeats nothing.
+do not count: editing them must not repeat days of training. Tables of kinds stand in `__init__` files and map
+to addresses in text: these files do not count either, so that a step depends on its own method and a new
+method repeats nothing.
 """
 
 import ast

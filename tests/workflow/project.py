@@ -41,7 +41,7 @@ class Project:
         }
         settings["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{settings['PATH']}"
         settings["PYTHONPATH"] = str(self.folder / "src")
-        settings |= {"DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": "default", "PYTHONDONTWRITEBYTECODE": "1"}
+        settings |= {"DVC_NO_ANALYTICS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         settings |= {
             f"GIT_{who}_{what}": "tester@example.org"
             for who in ("AUTHOR", "COMMITTER")
