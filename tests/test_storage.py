@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import io
 import json
 import pickle
 import subprocess
@@ -194,12 +195,19 @@ def test_an_array_of_objects_is_refused_before_anything_is_written(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def npy(array: Any) -> bytes:
+    """The content of an npy file: a single array, where an npz file is expected."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
 def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
     mark = tmp_path / "executed"
     bomb = Bomb(mark)
     plain, array, packed = tmp_path / "plain.npz", tmp_path / "array.npz", tmp_path / "packed.npz"
     plain.write_bytes(pickle.dumps(bomb))
-    np.save(array.open("wb"), np.array([bomb], object), allow_pickle=True)
+    array.write_bytes(npy(np.array([bomb], object)))
     np.savez(packed, x=np.array([bomb], object))
     for path in (plain, array, packed):
         with pytest.raises(DataError, match=path.name):
@@ -221,7 +229,7 @@ def foreign(tmp_path: Path) -> Iterator[Path]:
     with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
     yield tmp_path / "zip"
-    np.save((tmp_path / "npy").open("wb"), np.arange(3))
+    (tmp_path / "npy").write_bytes(npy(np.arange(3)))
     yield tmp_path / "npy"
     (tmp_path / "folder").mkdir()
     yield tmp_path / "folder"
