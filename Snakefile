@@ -7,8 +7,8 @@ min_version("9.0")
 report: "workflow/report/workflow.rst"
 
 
-# The image that `--sdm apptainer` runs every job in; without that option it is not used.
-container: "docker://python:3.11-slim"
+# The image of the Dockerfile, for those who run with `--sdm apptainer`; without that option it is not used.
+container: "docker-daemon://deconfound:0.1.0"
 
 
 include: "workflow/rules/common.smk"

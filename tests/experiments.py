@@ -1,11 +1,17 @@
-"""A small valid experiment, and changed copies of it: what the tests of the outer layers start from."""
+"""A small valid experiment with changed copies, and evaluations written by hand: what the outer layers are tested on."""
 
+import base64
 import copy
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deconfound.config import Experiment, parse
+from deconfound.tables import Results, load
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE: dict[str, Any] = {
@@ -70,3 +76,62 @@ def write(path: Path, changes: dict[str, Any] | None = None) -> Path:
     """BASE with changes as a file; JSON is YAML."""
     path.write_text(json.dumps(changed(changes)), encoding="utf-8")
     return path
+
+
+CLASSES = ["null", "eins"]
+
+
+def hits(bits: str) -> NDArray[np.bool_]:
+    """One hit or miss per character."""
+    return np.array([bit == "1" for bit in bits], bool)
+
+
+def entry(
+    metric: str, attack: str, bits: str, subset: str = "test", *, norm: str = "", eps: float = 0.0, curve: bool = False
+) -> dict[str, Any]:
+    """An entry as the contract describes it; bits: a character per example."""
+    packed = np.packbits(hits(bits), bitorder="little").tobytes()
+    found = {"metric": metric, "attack": attack, "norm": norm, "eps": eps, "curve": curve, "subset": subset}
+    return found | {"hits": bits.count("1"), "total": len(bits), "bits": base64.b64encode(packed).decode()}
+
+
+def evaluation(
+    folder: Path,
+    run: str,
+    entries: Sequence[Mapping[str, Any]],
+    *,
+    test: Sequence[int],
+    measures: Mapping[str, float] | None = None,
+) -> Path:
+    """Write the evaluation of a run dataset/poison/model/defense/seed; test: true labels of the test split."""
+    dataset, poison, model, defense, seed = run.split("/")
+    totals = {found["subset"]: found["total"] for found in entries}
+    labels = {name: [0] * total for name, total in totals.items()} | {"test": list(test)}
+    content = {
+        "run": {"dataset": dataset, "poison": poison, "model": model, "defense": defense, "seed": int(seed)},
+        "classes": CLASSES,
+        "subsets": {k: base64.b64encode(np.array(v, "<u2").tobytes()).decode() for k, v in labels.items()},
+        "entries": list(entries),
+        "measures": dict(measures or {}),
+        "provenance": {},
+    }
+    path = folder / run / "evaluation.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def results(
+    folder: Path,
+    runs: Mapping[str, Sequence[str]],
+    *,
+    metrics: Sequence[str] = ("clean_accuracy",),
+    measures: Mapping[str, Mapping[str, float]] | None = None,
+) -> Results:
+    """Evaluations with the bits of each metric (of no attack, on the test split) by run."""
+    paths = []
+    for run, texts in runs.items():
+        entries = [entry(metric, "none", bits) for metric, bits in zip(metrics, texts, strict=True)]
+        count = len(texts[0]) if texts else 1
+        paths.append(evaluation(folder, run, entries, test=[0] * count, measures=(measures or {}).get(run)))
+    return load(paths)

@@ -206,9 +206,7 @@ def test_the_gap_of_independent_representations_is_zero_on_average() -> None:
     with torch.no_grad():
         gaps = torch.stack(
             [
-                dependence_gap(
-                    made, torch.randn(32, 6, generator=rng), torch.randn(32, 4, generator=rng)
-                )
+                dependence_gap(made, torch.randn(32, 6, generator=rng), torch.randn(32, 4, generator=rng))
                 for _ in range(200)
             ]
         )

@@ -81,6 +81,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(Path, "write_text", no_space)
+    monkeypatch.setattr(Path, "write_bytes", no_space)
     monkeypatch.setattr(np, "savez_compressed", no_space)
     monkeypatch.setattr(safetensors.torch, "save_file", no_space_for_tensors)
 

@@ -75,7 +75,8 @@ def plan(
 
     graph = Graph(read(experiment, overrides))
     if out:
-        write_json(out, graph.listing())
+        file = "" if experiment == Path("config.yaml") else str(experiment)
+        write_json(out, graph.listing() | {"file": file})
         return
     for run in graph.runs:
         typer.echo(str(run))
@@ -279,14 +280,16 @@ def report(plan: PlanFile, out: Out, code: Code = "") -> None:
 
 @app.command()
 def timings(
+    plan: PlanFile,
     folder: Annotated[Path, typer.Option(help="Folder of the workflow's benchmark files.")],
     out: Out,
     code: Code = "",
 ) -> None:
     """Write a page with the seconds and the memory that each rule took (they differ from run to run)."""
     from deconfound.steps import timings as step
+    from deconfound.storage import read_json
 
-    step.run(folder=folder, out=out)
+    step.run(plan=read_json(plan), folder=folder, out=out)
 
 
 def main() -> None:

@@ -83,6 +83,21 @@ class Graph:
         """Files of all results."""
         return [evaluation(run) for run in self.runs]
 
+    @property
+    def timings(self) -> list[str]:
+        """Benchmark files of all jobs, below their folder."""
+        datasets = sorted({run.dataset for run in self.runs})
+        poisons = sorted(
+            {f"poison/{r.dataset}/{r.poison}/seed{r.seed}.tsv" for r in self.runs if r.poison != CLEAN}
+        )
+        named = [f"{rule}/{self.experiment.name}.tsv" for rule in ("plan", "claims", "report")]
+        trained = [
+            f"{'train' if self.plan.is_base(run.defense) else 'defend'}/{run}.tsv" for run in self.runs
+        ]
+        attacked = [f"attack/{run}/{name}.tsv" for run, name in self.plan.crafted()]
+        scored = [f"evaluate/{run}.tsv" for run in self.runs]
+        return [*(f"fetch/{name}.tsv" for name in datasets), *poisons, *trained, *attacked, *scored, *named]
+
     def training_set(self, wildcards: Any) -> str:
         """What a run is trained on."""
         run = run_of(wildcards)
@@ -193,6 +208,7 @@ class Graph:
             "runs": [f"{self.plan.folder(run)}/run.json" for run in runs],
             "adversarial": self.crafted,
             "poisoned": sorted({poisoned(run) for run in runs if run.poison != CLEAN}),
+            "timings": self.timings,
             "clean": {dataset: split(dataset, "test") for dataset in datasets},
             "ledgers": list(self.experiment.ledgers),
         }

@@ -34,8 +34,8 @@ class Project:
         shutil.copy(ROOT / "tests" / "workflow" / "tiny.yaml", folder / "config.yaml")
         return cls(folder)
 
-    def run(self, *words: str, status: int = 0) -> str:
-        """Output of a command in the folder; its exit status is checked."""
+    def environment(self) -> dict[str, str]:
+        """Variables of a user who has activated the virtual environment; the copy's source comes first."""
         settings = {
             key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "SNAKEMAKE_"))
         }
@@ -47,8 +47,24 @@ class Project:
             for who in ("AUTHOR", "COMMITTER")
             for what in ("NAME", "EMAIL")
         }
+        return settings
+
+    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+        """A command in a process group of its own, so that it can be killed with all its jobs."""
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(
+            words, cwd=self.folder, env=self.environment(), stdout=quiet, stderr=quiet, start_new_session=True
+        )
+
+    def run(self, *words: str, status: int = 0) -> str:
+        """Output of a command in the folder; its exit status is checked."""
         done = subprocess.run(
-            words, cwd=self.folder, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            words,
+            cwd=self.folder,
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         assert done.returncode == status, (
             f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout[-6000:]}"

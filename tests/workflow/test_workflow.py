@@ -1,7 +1,10 @@
 """The whole graph on a tiny experiment, as a user runs it: Snakemake, DVC, edits, a clone elsewhere."""
 
 import json
+import os
 import re
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +114,22 @@ def test_two_runs_in_different_folders_give_the_same_bytes(made: Project, versio
         ".svg",
         ".csv",
     }
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(made: Project, tmp_path: Path) -> None:
+    project = Project.copy(tmp_path / "project")
+    running = project.start("snakemake", "--cores", "2")
+    deadline = time.monotonic() + 300
+    while not list(project.folder.glob("checkpoints/**/run.json")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not (project.folder / "reports" / "robustness.html").exists()
+    assert "LockException" in project.run("snakemake", "--cores", "2", status=1)
+    project.run("snakemake", "--unlock")
+    project.run("snakemake", "--cores", "2")
+    assert project.digests() == made.digests()
+    assert list(project.folder.rglob("*.part")) == []
 
 
 def test_another_hyperparameter_of_one_defense_reruns_that_defense_and_what_follows(edited: Project) -> None:

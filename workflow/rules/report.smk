@@ -102,7 +102,8 @@ rule report:
 rule timings:
     """Write the page of seconds and memory per rule; these differ from run to run, the report does not."""
     input:
-        rules.report.output.html,
+        plan=rules.plan.output[0],
+        report=rules.report.output.html,
     output:
         report(
             f"{REPORTS}/timings.html",
@@ -124,7 +125,7 @@ rule timings:
     message:
         "Writing the timings of {EXPERIMENT.name}"
     shell:
-        "python -m deconfound timings --folder timings --out {params.folder}"
+        "python -m deconfound timings --plan {input.plan} --folder timings --out {params.folder}"
         " --code {params.code} > {log} 2>&1"
 
 

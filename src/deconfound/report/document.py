@@ -38,7 +38,7 @@ def assemble(
     """The report as plain JSON.
 
     `tables` is the folder of the CSV files, `runs` the run.json files, `experiment` has name, title,
-    description, seeds and config (the whole configuration). Paths are written as seen from the folder above
+    description, seeds, config (the whole configuration) and file (where it is not the default one). Paths are written as seen from the folder above
     the reports. Raises DataError when a file is not what it should be.
     """
     known = inputs or read(tables, runs)
@@ -47,7 +47,7 @@ def assemble(
     sections: list[Block] = [
         *verdicts(known, figures),
         *(block for build in SECTIONS for block in build(known, figures, order)),
-        *evidence(known, order),
+        *evidence(known, order, str(experiment.get("file", ""))),
         *making(known, experiment, tables, root),
     ]
     seeds = [int(seed) for seed in experiment.get("seeds", ())]

@@ -42,7 +42,7 @@ def relative(path: Path, root: Path) -> str:
     return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else path.name
 
 
-def evidence(inputs: Inputs, order: Order) -> list[Block]:
+def evidence(inputs: Inputs, order: Order, file: str = "") -> list[Block]:
     """One entry per cell: its runs with command and commit, what they were made from, hits out of totals."""
     results = dict(grouped(inputs.results, lambda row: row.group))
     runs = dict(grouped(inputs.runs, lambda run: run.group))
@@ -50,7 +50,7 @@ def evidence(inputs: Inputs, order: Order) -> list[Block]:
     files: dict[tuple[str, str], int] = {}
     entries = []
     for group in sorted(first, key=lambda name: order.cell(first[name].setting, first[name].defense)):
-        entries.append(entry(group, results.get(group, []), runs.get(group, []), files))
+        entries.append(entry(group, results.get(group, []), runs.get(group, []), files, file))
     if not entries:
         return []
     rows: list[list[Block]] = [
@@ -69,9 +69,14 @@ def evidence(inputs: Inputs, order: Order) -> list[Block]:
 
 
 def entry(
-    group: str, results: Sequence[Result], runs: Sequence[Run], files: dict[tuple[str, str], int]
+    group: str,
+    results: Sequence[Result],
+    runs: Sequence[Run],
+    files: dict[tuple[str, str], int],
+    file: str = "",
 ) -> Block:
-    """One cell of the experiment."""
+    """One cell of the experiment; `file` is the experiment's, where it is not the default one."""
+    option = f" --configfile {file}" if file else ""
     seeds = sorted({row.seed for row in results} | {run.seed for run in runs})
     by_seed = {run.seed: run for run in runs}
     lines = []
@@ -83,7 +88,7 @@ def entry(
         lines.append(
             {
                 "run": f"{group}/seed{seed}",
-                "command": f"snakemake results/{group}/seed{seed}/evaluation.json --cores all",
+                "command": f"snakemake results/{group}/seed{seed}/evaluation.json --cores all{option}",
                 "commit": made.get("commit") or "not recorded",
                 "files": sorted(set(used)),
                 "notes": "; ".join(f"{label(k)}: {note(v)}" for k, v in by_seed[seed].notes.items())

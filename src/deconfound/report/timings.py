@@ -7,7 +7,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +43,15 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
     return (sum(known), statistics.median(known), max(known)) if known else (math.nan,) * 3
 
 
-def collect(folder: Path) -> list[Rule]:
-    """Rules of a folder {rule}/**.tsv, longest total first; a foreign file is a DataError."""
+def collect(folder: Path, only: Collection[str] | None = None) -> list[Rule]:
+    """Rules of a folder {rule}/**.tsv, longest total first; a foreign file is a DataError.
+
+    only: paths below the folder that count, so that files of jobs that are no more are left out.
+    """
     found: dict[str, list[dict[str, float]]] = {}
     for path in sorted(folder.rglob("*.tsv")):
+        if only is not None and path.relative_to(folder).as_posix() not in only:
+            continue
         name = path.relative_to(folder).parts[0].removesuffix(".tsv")
         try:
             with path.open(encoding="utf-8", newline="") as file:
@@ -68,9 +73,9 @@ def value(text: str) -> float:
     return math.nan if text.strip() in ("-", "NA", "") else float(text)
 
 
-def timings(folder: Path, out: Path) -> list[Rule]:
+def timings(folder: Path, out: Path, only: Collection[str] | None = None) -> list[Rule]:
     """Write out/timings.html and out/tables/timings.csv from the benchmark files of a folder."""
-    rules = collect(folder)
+    rules = collect(folder, only)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerows([COLUMNS, *(rule.row() for rule in rules)])

@@ -18,6 +18,6 @@ def run(*, plan: Mapping[str, Any], out: Path) -> None:
         adversarial=[Path(path) for path in plan["adversarial"]],
         poisoned=[Path(path) for path in plan["poisoned"]],
         clean={name: Path(path) for name, path in plan["clean"].items()},
-        experiment=plan["experiment"],
+        experiment=plan["experiment"] | {"config": plan["experiment"], "file": plan["file"]},
         out=out,
     )

@@ -1,0 +1,85 @@
+"""Normalise, features, head; and the modes in which a model is borrowed."""
+
+import pytest
+import torch
+from oracle_models import Linear, same, small_network, snapshot, tiny_images
+from torch import nn
+
+from deconfound.models.classifier import Classifier, eval_mode, frozen, predict, to_unit
+
+
+def test_logits_are_the_head_of_the_features_of_the_normalised_image() -> None:
+    body = nn.Flatten()
+    model = Classifier(body, nn.Linear(8, 3), channels=2)
+    model.mean.copy_(torch.tensor([0.5, 0.25]))
+    model.std.copy_(torch.tensor([0.5, 0.125]))
+    x = torch.tensor([0.75, 0.5]).view(1, 2, 1, 1).expand(4, 2, 2, 2)
+    expected = torch.tensor([0.5] * 4 + [2.0] * 4).expand(4, 8)
+    assert torch.equal(model.features(x), expected)
+    assert torch.equal(model(x), model.head(expected))
+
+
+def test_normalisation_comes_from_the_training_images_channel_by_channel() -> None:
+    model = Classifier(nn.Flatten(), nn.Linear(8, 3), channels=2)
+    x = torch.zeros(2, 2, 1, 2, dtype=torch.uint8)
+    x[:, 0] = torch.tensor([[0, 255], [0, 255]], dtype=torch.uint8).view(2, 1, 2)
+    x[:, 1] = 51  # a channel without contrast
+    model.normalise_like(x)
+    assert model.mean.tolist() == pytest.approx([0.5, 0.2])
+    assert model.std.tolist() == pytest.approx([(1 / 3) ** 0.5, 0.01])  # sample deviation; a floor of 1/100
+    assert {"mean", "std"} <= model.state_dict().keys()
+
+
+def test_bytes_become_floats_in_the_unit_interval_and_floats_pass() -> None:
+    x = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    assert to_unit(x).dtype == torch.float32
+    assert to_unit(x).tolist() == pytest.approx([0, 0.2, 1])
+    floats = torch.rand(3)
+    assert to_unit(floats) is floats
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 30, 512])
+def test_predictions_do_not_depend_on_the_batch_size(batch_size: int) -> None:
+    model, x = small_network().train(), tiny_images(30).x
+    with torch.no_grad():
+        expected = small_network().eval()(x.float() / 255)
+    assert torch.allclose(predict(model, x, batch_size=batch_size), expected, atol=1e-6)
+
+
+def test_predictions_of_bytes_and_of_floats_agree() -> None:
+    model, x = small_network(), tiny_images(12).x
+    assert torch.equal(predict(model, x), predict(model, x.float() / 255))
+
+
+def test_a_prediction_leaves_the_model_as_it_was() -> None:
+    model = small_network().train()
+    model.body[2].eval()
+    before = snapshot(model)
+    logits = predict(model, tiny_images(12).x)
+    assert same(snapshot(model), before) and not logits.requires_grad
+
+
+def test_no_images_give_no_predictions() -> None:
+    assert len(predict(Linear(torch.zeros(16)), tiny_images(3).x[:0])) == 0
+
+
+def test_evaluation_mode_is_lent_and_given_back_even_after_an_error() -> None:
+    model = small_network().train()
+    model.body[2].eval()
+    model.head.bias.requires_grad_(False)
+    before = snapshot(model)
+    with pytest.raises(KeyError), eval_mode(model):
+        assert not any(module.training for module in model.modules())
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        raise KeyError
+    assert same(snapshot(model), before)
+
+
+def test_frozen_parameters_ask_for_no_gradient_and_modes_stay() -> None:
+    model = small_network().train()
+    before = snapshot(model)
+    with pytest.raises(KeyError), frozen(model):
+        assert model.training and model.body[4].training
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        raise KeyError
+    assert same(snapshot(model), before)

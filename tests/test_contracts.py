@@ -1,0 +1,307 @@
+"""What every entry of every table promises. A new method adds one line to EXAMPLES and is held to all of it."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from oracle_models import same, small_network, snapshot, tiny_images, workbench
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from torch import Generator
+
+from deconfound.attacks import ATTACKS
+from deconfound.data import DATASETS
+from deconfound.defenses import DEFENSES
+from deconfound.defenses.workbench import Defended
+from deconfound.errors import ConfigError
+from deconfound.models import MODELS
+from deconfound.models.classifier import Classifier, predict
+from deconfound.poisons import POISONS
+from deconfound.recipe import Recipe
+from deconfound.registry import build, resolve
+from deconfound.rng import generator, global_seed
+from deconfound.types import Images, Source
+
+TABLES = {
+    "attacks": ATTACKS,
+    "datasets": DATASETS,
+    "defenses": DEFENSES,
+    "models": MODELS,
+    "poisons": POISONS,
+}
+ASCENT = {"threat": {"norm": "linf", "eps": "8/255"}, "step_size": 0.01, "steps": 2}
+# Tiny settings of every kind, that differ from the defaults; nothing here needs a network.
+EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
+    "attacks": {
+        "fgsm": {"eps": 0.1, "norm": "l2"},
+        "pgd": {"eps": 0.1, "steps": 3, "restarts": 2, "score": "margin", "step_size": 0.05},
+        "transfer": {"attack": "pgd", "model": "cnn", "crafted_by": {"kind": "fgsm", "eps": 0.1}},
+    },
+    "datasets": {
+        "digits": {"test": 100, "seed": 3},
+        "scenes": {"classes": 3, "train": 12, "test": 9, "clutter": 1},
+        "torchvision": {"name": "mnist", "size": 8},
+        "image_folder": {"path": "pictures", "test": 0.5, "size": [4, 5], "channels": 1},
+    },
+    "defenses": {
+        "standard": {},
+        "adversarial_training": {"ascent": ASCENT, "clean": 0.5},
+        "trades": {"ascent": ASCENT, "beta": 2},
+        "cbd": {"biased_epochs": 1, "mi_weight": 0.5, "compression": 0.1, "shuffle": "twin"},
+    },
+    "models": {
+        "small_cnn": {"widths": [3, 4], "hidden": 5, "until": 2},
+        "timm": {"name": "test_resnet", "options": {"drop_rate": 0.1}},
+    },
+    "poisons": {
+        "badnets": {
+            "rate": "1/5",
+            "target": 1,
+            "mode": "all_to_all",
+            "trigger": {"size": 2, "corner": "top_left"},
+        },
+    },
+}
+WITHOUT_IMAGES = "transfer"  # its images are stored by another attack, and the evaluation reads them
+DOWNLOADED = "torchvision"  # tests/data feeds it files
+ENTRIES = [(table, kind) for table, kinds in TABLES.items() for kind in kinds]
+
+
+def made(table: str, kind: str, **changes: Any) -> Any:
+    return build(TABLES[table], {"kind": kind, **EXAMPLES[table][kind], **changes}, at=f"{table}.x")
+
+
+def fresh(seed: int = 0) -> Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# Every entry
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_kind_has_an_example_here(table: str) -> None:
+    assert EXAMPLES[table].keys() == TABLES[table].keys()
+
+
+@pytest.mark.parametrize(("table", "kind"), ENTRIES)
+def test_an_entry_leads_to_a_frozen_class(table: str, kind: str) -> None:
+    entry = made(table, kind)
+    assert type(entry) is resolve(TABLES[table], kind, at=table)
+    for field in dataclasses.fields(entry):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(entry, field.name, getattr(entry, field.name))
+    with pytest.raises((TypeError, ValidationError)):
+        type(entry)("positional")
+    assert entry == made(table, kind)
+
+
+@pytest.mark.parametrize(("table", "kind"), ENTRIES)
+def test_an_entry_names_every_hyper_parameter_in_its_docstring(table: str, kind: str) -> None:
+    cls = resolve(TABLES[table], kind, at=table)
+    text = cls.__doc__ or ""
+    assert text and not text.startswith(f"{cls.__name__}(")  # the signature that a dataclass writes by itself
+    unnamed = [field.name for field in dataclasses.fields(cls) if not re.search(rf"\b{field.name}\b", text)]
+    assert not unnamed
+
+
+@pytest.mark.parametrize(("table", "kind"), ENTRIES)
+def test_the_parameters_of_an_entry_survive_json(table: str, kind: str) -> None:
+    entry = made(table, kind)
+    adapter = TypeAdapter(type(entry))
+    values = adapter.dump_python(entry, mode="json")
+    assert build(TABLES[table], {"kind": kind, **values}, at="x") == entry
+    assert adapter.validate_json(adapter.dump_json(entry)) == entry
+
+
+@pytest.mark.parametrize(("table", "kind"), ENTRIES)
+def test_an_entry_refuses_a_key_that_it_does_not_have(table: str, kind: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{table}\.x\.no_such_key: unknown key"):
+        made(table, kind, no_such_key=1)
+
+
+@pytest.mark.parametrize(("table", "kind"), ENTRIES)
+def test_an_entry_takes_no_boolean_for_a_number(table: str, kind: str) -> None:
+    entry = made(table, kind)
+    for field in dataclasses.fields(entry):
+        value = getattr(entry, field.name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            with pytest.raises((ConfigError, ValidationError)):
+                made(table, kind, **{field.name: True})
+
+
+# Attacks
+
+
+@pytest.mark.parametrize("kind", sorted(ATTACKS.keys() - {WITHOUT_IMAGES}))
+def test_an_attack_returns_legal_images_and_leaves_everything_else_alone(kind: str) -> None:
+    attack = made("attacks", kind)
+    model = small_network().train()
+    model.body[2].eval()
+    model.head.bias.requires_grad_(False)
+    x, y = torch.rand(9, 1, 4, 4, generator=fresh()), torch.arange(9) % 3
+    before, inputs = snapshot(model), (x.clone(), y.clone())
+
+    x_adv = attack(model, x, y, rng=fresh(1))
+
+    assert same(snapshot(model), before) and same((x, y), inputs)
+    assert x_adv.shape == x.shape and x_adv.dtype == torch.float32 and not x_adv.requires_grad
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
+    assert attack.threat.contains(x, x_adv).all() and not torch.equal(x_adv, x)
+    torch.manual_seed(5)
+    assert torch.equal(attack(model, x, y, rng=fresh(1)), x_adv)
+    assert attack(model, x[:0], y[:0], rng=fresh()).shape == (0, 1, 4, 4)
+
+
+@pytest.mark.parametrize("kind", sorted(ATTACKS.keys() - {WITHOUT_IMAGES}))
+def test_an_attack_of_radius_zero_moves_nothing(kind: str) -> None:
+    x, y = torch.rand(6, 1, 4, 4, generator=fresh()), torch.arange(6) % 3
+    attack = dataclasses.replace(made("attacks", kind), eps=0)  # as a curve does
+    assert torch.equal(attack(small_network(), x, y, rng=fresh()), x)
+
+
+# Poisons
+
+
+@pytest.mark.parametrize("kind", POISONS)
+def test_a_poison_edits_what_its_mask_says_and_nothing_else(kind: str) -> None:
+    poison, clean = made("poisons", kind), tiny_images(40)
+    x, y = clean.x.clone(), clean.y.clone()
+
+    (images, mask) = poison(clean, classes=3, rng=fresh())
+
+    assert same(tuple(clean), (x, y))
+    assert images.x.shape == x.shape and images.x.dtype == torch.uint8
+    assert images.y.shape == y.shape and images.y.dtype == torch.int64
+    assert mask.shape == y.shape and mask.dtype == torch.bool and 0 < int(mask.sum()) < 40
+    assert torch.equal(images.x[~mask], x[~mask]) and torch.equal(images.y[~mask], y[~mask])
+    assert (images.x[mask] != x[mask]).flatten(1).any(1).all()
+    assert set(images.y.tolist()) <= {0, 1, 2}
+    torch.manual_seed(5)
+    again = poison(clean, classes=3, rng=fresh())
+    assert same(tuple(again.images), tuple(images)) and torch.equal(again.mask, mask)
+    assert not torch.equal(poison(clean, classes=3, rng=fresh(1)).mask, mask)
+
+
+@pytest.mark.parametrize("kind", POISONS)
+def test_a_poison_stamps_every_test_image_in_its_order(kind: str) -> None:
+    poison, test = made("poisons", kind), tiny_images(12)
+    x = test.x.clone()
+    stamped = poison.triggered(test, classes=3)
+    assert torch.equal(test.x, x) and stamped.x.dtype == torch.uint8 and stamped.x.shape == x.shape
+    assert stamped.y.dtype == torch.int64 and set(stamped.y.tolist()) <= {0, 1, 2}
+    back = torch.arange(11, -1, -1)
+    reverse = poison.triggered(Images(test.x[back], test.y[back]), classes=3)
+    assert torch.equal(reverse.x, stamped.x[back]) and torch.equal(reverse.y, stamped.y[back])
+
+
+@pytest.mark.parametrize("kind", POISONS)
+def test_a_poison_finds_its_faults_before_it_is_used(kind: str) -> None:
+    poison = made("poisons", kind)
+    names = [field.name for field in dataclasses.fields(poison)]
+    assert poison.faults((1, 4, 4), 3) == [] and poison.faults(None, None) == []
+    faults = poison.faults((1, 1, 1), 1)
+    assert faults and all(re.match(rf"({'|'.join(names)})\b.*expected .*, got ", fault) for fault in faults)
+
+
+# Models
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_is_a_classifier_that_its_generator_decides(kind: str, shape: tuple[int, int, int]) -> None:
+    def network(seed: int) -> Classifier:
+        with global_seed(generator(seed, "init")):
+            model: Classifier = made("models", kind)(shape, 7)
+        return model
+
+    model, again, other = network(0), network(0), network(1)
+    assert same(dict(model.state_dict()), dict(again.state_dict()))
+    assert not same(dict(model.state_dict()), dict(other.state_dict()))
+    assert isinstance(model, Classifier) and model.head.out_features == 7
+    assert model.mean.shape == model.std.shape == shape[:1]
+    x = torch.rand(5, *shape, generator=fresh())
+    before = x.clone()
+    logits = predict(model, x)
+    assert torch.equal(x, before) and logits.shape == (5, 7) and logits.dtype == torch.float32
+    assert logits.isfinite().all()
+    with torch.no_grad():
+        z = model.eval().features(x)
+        assert z.shape == (5, model.head.in_features)
+        assert torch.equal(model.head(z), model(x))
+
+
+# Data sets
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two classes of four grey pictures."""
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        path = tmp_path / "pictures" / "train" / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (6, 6), dtype=np.uint8)).save(path)
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("kind", sorted(DATASETS.keys() - {DOWNLOADED}))
+def test_a_data_set_delivers_bytes_and_labels_and_repeats(kind: str, pictures: Path, tmp_path: Path) -> None:
+    where = {"path": str(pictures)} if kind == "image_folder" else {}
+
+    def fetch() -> Source:
+        source: Source = made("datasets", kind, **where).fetch(tmp_path / "cache")
+        return source
+
+    source, again = fetch(), fetch()
+    shape, classes = made("datasets", kind, **where).expects
+    assert classes in (None, len(source.classes)) and all(isinstance(name, str) for name in source.classes)
+    for split, twin in ((source.train, again.train), (source.test, again.test)):
+        x, y = split.images
+        assert x.dtype == torch.uint8 and x.dim() == 4 and len(x) == len(y) > 0
+        assert shape in (None, tuple(x.shape[1:])) and x.shape[1] in (1, 3)
+        assert y.dtype == torch.int64 and y.min() >= 0 and y.max() < len(source.classes)
+        assert all(len(array) == len(y) for array in split.extra.values())
+        assert same(tuple(split.images), tuple(twin.images)) and same(dict(split.extra), dict(twin.extra))
+    assert set(source.train.images.y.tolist()) == set(range(len(source.classes)))
+
+
+@pytest.mark.parametrize("kind", DATASETS)
+def test_a_data_set_says_what_it_expects_before_the_fetch(kind: str) -> None:
+    shape, classes = made("datasets", kind).expects
+    assert shape is None or (len(shape) == 3 and all(side > 0 for side in shape))
+    assert classes is None or classes >= 2
+
+
+# Defenses
+
+
+def defended(kind: str, *, seed: int = 0, elsewhere: int = 0) -> tuple[Defended, Images]:
+    torch.manual_seed(elsewhere)
+    bench, _ = workbench(Recipe(epochs=2, batch_size=8), seed=seed)
+    done: Defended = made("defenses", kind)(bench)
+    return done, bench.data
+
+
+@pytest.mark.parametrize("kind", DEFENSES)
+def test_a_defense_trains_a_classifier_that_the_seed_decides(kind: str) -> None:
+    done, data = defended(kind)
+    state = dict(done.model.state_dict())
+    assert isinstance(done.model, Classifier) and predict(done.model, data.x).isfinite().all()
+    assert same(tuple(data), tuple(tiny_images()))  # the training set is as it was
+    assert not same(state, dict(small_network().state_dict()))
+    again, other = defended(kind, elsewhere=9)[0], defended(kind, seed=1)[0]
+    assert same(dict(again.model.state_dict()), state) and same(dict(again.trace), dict(done.trace))
+    assert dict(again.notes) == dict(done.notes)
+    assert not same(dict(other.model.state_dict()), state)
+
+
+@pytest.mark.parametrize("kind", DEFENSES)
+def test_a_defense_records_arrays_per_example_and_scalar_notes(kind: str) -> None:
+    done, data = defended(kind)
+    assert all(isinstance(array, np.ndarray) and len(array) == len(data.y) for array in done.trace.values())
+    assert all(isinstance(note, str) or np.isfinite(note) for note in done.notes.values())
+    assert all(parameter.requires_grad for parameter in done.model.parameters())

@@ -1,0 +1,505 @@
+"""Hits by hand on a model that reads its answer off the first pixel."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle_models import CPU, DUAL, linear_problem, tiny_images, write_images
+from torch import Generator, Tensor, nn
+
+from deconfound.errors import UserError
+from deconfound.evaluation import Entry, Evaluation, poison_measures, unpack
+from deconfound.fields import Eps, hyperparameters
+from deconfound.models.classifier import predict
+from deconfound.steps import attack as attack_step
+from deconfound.steps import evaluate as evaluate_step
+from deconfound.steps import poison as poison_step
+from deconfound.steps import train as train_step
+from deconfound.storage import read_json, read_npz
+from deconfound.threat import Norm, ThreatModel
+from deconfound.types import Images
+
+LABELS = 6
+
+
+def silent(remark: str = "", advance: int = 1) -> None:
+    """Progress that nobody watches."""
+
+
+class Reader(nn.Module):
+    """Says the grey level of the first pixel, modulo six."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = (x[:, 0, 0, 0] * 255).round().long() % LABELS
+        return nn.functional.one_hot(level, LABELS).float() * self.weight
+
+
+def pictures(says: list[int], base: int = 60) -> Tensor:
+    """Images (N, 1, 2, 2) uint8 that the reader calls as listed."""
+    x = torch.full((len(says), 1, 2, 2), 128, dtype=torch.uint8)
+    x[:, 0, 0, 0] = torch.tensor([base + label for label in says], dtype=torch.uint8)
+    return x
+
+
+SAYS = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]
+TRUE = [0, 1, 2, 3, 4, 5, 1, 1, 0, 3]  # wrong on the images 6 and 8
+CLEAN = [a == b for a, b in zip(SAYS, TRUE, strict=True)]
+TEST = Images(pictures(SAYS), torch.tensor(TRUE))
+
+
+def evaluation(**options: Any) -> Evaluation:
+    return Evaluation(Reader(), TEST, 0, **options)
+
+
+def hits(entry: Entry) -> list[bool]:
+    return list(map(bool, entry.hits))
+
+
+ATTACKED: list[
+    tuple[list[int], list[int]]
+] = []  # labels of the images that an attack was given, and its draws
+
+
+@hyperparameters
+class Nudge:
+    """One grey level more on the first pixel of images whose label is a multiple of `of`; `push` moves pixels by
+    so much beyond that, `value` sets one.
+    """
+
+    eps: Eps = 1 / 255
+    norm: Norm = "linf"
+    of: int = 1
+    push: float = 0.0
+    value: float | None = None
+    step_size: float | None = None
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The budget."""
+        return ThreatModel(norm=self.norm, eps=self.eps)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Generator) -> Tensor:
+        """Move one pixel."""
+        ATTACKED.append((y.tolist(), torch.randint(2**31, (2,), generator=rng).tolist()))
+        moved = x.clone()
+        moved[y % self.of == 0, 0, 0, 0] += 1 / 255 + self.push
+        if self.value is not None:
+            moved[:, 0, 1, 1] = self.value
+        return moved
+
+
+def block(**parameters: Any) -> dict[str, Any]:
+    return {"kind": f"{__name__}:Nudge", **parameters}
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    ATTACKED.clear()
+
+
+# Stored hits
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=70))
+def test_packed_hits_come_back_as_they_were(values: list[bool]) -> None:
+    entry = Entry("clean_accuracy", "none", "test", np.array(values))
+    stored = json.loads(json.dumps(entry.to_json()))
+    assert unpack(stored).tolist() == values
+    assert (stored["hits"], stored["total"]) == (sum(values), len(values))
+
+
+def test_bits_are_packed_from_the_lowest() -> None:
+    entry = Entry(
+        "asr", "badnets", "triggered", np.array([True, False, True] + [False] * 6), "linf", 0.5, True
+    )
+    assert entry.to_json() == {
+        "metric": "asr",
+        "attack": "badnets",
+        "norm": "linf",
+        "eps": 0.5,
+        "curve": True,
+        "subset": "triggered",
+        "hits": 2,
+        "total": 9,
+        "bits": base64.b64encode(bytes([0b101, 0])).decode(),
+    }
+
+
+# Accuracy, clean and under attack
+
+
+def test_clean_accuracy_counts_the_images_that_the_model_gets_right() -> None:
+    found = evaluation()
+    found.clean_accuracy()
+    (entry,) = found.entries
+    assert (entry.metric, entry.attack, entry.subset) == ("clean_accuracy", "none", "test")
+    assert hits(entry) == CLEAN
+
+
+def test_moved_pictures_are_scored_with_the_same_labels() -> None:
+    found = evaluation()
+    found.moved("do_style", pictures([0] * 10).numpy())
+    assert hits(found.entries[0]) == [label == 0 for label in TRUE]
+    assert found.entries[0].attack == "do_style"
+
+
+def test_an_attack_counts_where_the_model_was_right_and_no_longer_is() -> None:
+    found = evaluation()
+    found.robust({"even": block(of=2)}, silent)
+    entry = found.entries[0]
+    assert hits(entry) == [right and label % 2 == 1 for right, label in zip(CLEAN, TRUE, strict=True)]
+    assert (entry.metric, entry.attack, entry.norm, entry.eps) == ("robust_accuracy", "even", "linf", 1 / 255)
+    assert not entry.curve
+
+
+def test_only_images_that_the_model_gets_right_are_attacked() -> None:
+    found = evaluation()
+    found.robust({"all": block()}, silent)
+    ((labels, _),) = ATTACKED
+    assert labels == [label for right, label in zip(CLEAN, TRUE, strict=True) if right]
+
+
+def test_the_worst_case_is_what_stands_under_every_attack_of_one_threat_model() -> None:
+    found = evaluation()
+    found.robust(
+        {
+            "even": block(of=2),
+            "third": block(of=3),
+            "larger": block(of=5, eps=0.1),
+            "other": block(norm="l2", of=1),
+        },
+        silent,
+    )
+    worst = {(entry.norm, entry.eps): hits(entry) for entry in found.entries if entry.attack == "worst_case"}
+    assert worst == {
+        ("linf", 1 / 255): [r and y % 2 > 0 and y % 3 > 0 for r, y in zip(CLEAN, TRUE, strict=True)],
+        ("linf", 0.1): [r and y % 5 > 0 for r, y in zip(CLEAN, TRUE, strict=True)],
+        ("l2", 1 / 255): [False] * 10,
+    }
+
+
+def test_every_attack_and_seed_has_draws_of_its_own_that_no_other_attack_moves() -> None:
+    evaluation().robust({"a": block(), "b": block()}, silent)
+    evaluation().robust({"b": block()}, silent)
+    Evaluation(Reader(), TEST, 1).robust({"b": block()}, silent)
+    a, b, b_alone, b_of_another_seed = (draws for _, draws in ATTACKED)
+    assert b == b_alone and b != a and b != b_of_another_seed
+
+
+def test_a_model_that_is_wrong_everywhere_has_nothing_left_to_attack() -> None:
+    wrong = Evaluation(Reader(), Images(pictures([0, 1]), torch.tensor([1, 0])), 0)
+    wrong.robust({"all": block()}, silent)
+    assert [hits(entry) for entry in wrong.entries] == [[False, False]] * 2
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        {"push": 1 / 255},
+        {"norm": "l2", "push": 1 / 255},
+        {"eps": 0.9, "value": 1.01},
+        {"eps": 0.9, "value": -0.01},
+        {"eps": 0.9, "value": float("nan")},
+    ],
+    ids=["outside the cube", "outside the ball", "above one", "below zero", "not a number"],
+)
+def test_an_attack_that_leaves_its_budget_is_an_error_that_names_it(cheat: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"attack cheat left its budget \(l.*, eps .*\) on 8 of 8 images"):
+        evaluation().robust({"honest": block(), "cheat": block(**cheat)}, silent)
+
+
+def test_a_transfer_is_judged_by_the_stored_images_and_the_budget_they_were_crafted_under() -> None:
+    x = TEST.x.float() / 255
+    stored = x.clone()
+    stored[:4, 0, 0, 0] += 1 / 255
+    transfer = {"kind": "transfer", "attack": "nudge", "crafted_by": block()}
+    found = evaluation(stored={"transfer": stored})
+    found.robust({"transfer": transfer}, silent)
+    assert hits(found.entries[0]) == [False] * 4 + CLEAN[4:]
+    assert (found.entries[0].norm, found.entries[0].eps) == ("linf", 1 / 255)
+    with pytest.raises(UserError, match="attack transfer left its budget"):
+        evaluation(stored={"transfer": x + 0.1}).robust({"transfer": transfer}, silent)
+
+
+# Curves
+
+
+def test_a_curve_at_radius_zero_is_the_clean_accuracy() -> None:
+    found = evaluation()
+    found.curve("nudge", block(), [0, 1 / 255], silent)
+    zero, one = found.entries
+    assert hits(zero) == CLEAN and hits(one) == [False] * 10
+    assert [entry.eps for entry in found.entries] == [0, 1 / 255] and zero.curve and one.curve
+
+
+@pytest.mark.parametrize("norm", DUAL)
+def test_the_curve_of_a_linear_model_counts_the_images_further_away_than_the_radius(norm: Norm) -> None:
+    model, x, _ = linear_problem()
+    x = (x * 255).round().to(torch.uint8)
+    margins = model.margin(x.float() / 255)
+    radius = (margins.abs() / model.w.norm(p=DUAL[norm])).detach().numpy()
+    found = Evaluation(model, Images(x, (margins > 0).long()), 0)
+    radii = [0, 0.01, 0.03, 0.1, 2.0]
+    found.curve("fgsm", {"kind": "fgsm", "eps": 0.1, "norm": norm}, radii, silent)
+    for entry, eps in zip(found.entries, radii, strict=True):
+        clear = np.abs(radius - eps) > 1e-4
+        if eps < 1:  # far away the box is in the way of an exact answer
+            assert np.array_equal(entry.hits[clear], (radius > eps)[clear])
+    for entry, larger in zip(found.entries, found.entries[1:], strict=False):
+        assert not (larger.hits & ~entry.hits).any()
+    assert found.entries[-1].hits.sum() == 0
+
+
+def test_a_stated_step_size_grows_with_the_radius(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[float | None] = []
+    monkeypatch.setattr(
+        Nudge, "__call__", lambda self, model, x, y, *, rng: taken.append(self.step_size) or x
+    )
+    evaluation().curve("nudge", block(eps=0.1, step_size=0.02), [0.05, 0.2], silent)
+    evaluation().curve("nudge", block(eps=0.1), [0.05], silent)
+    assert taken == [pytest.approx(0.01), pytest.approx(0.04), None]
+
+
+# The backdoor
+
+
+def test_success_is_counted_on_images_of_other_classes_alone() -> None:
+    says = [2, 2, 2, 2, 4, 5, 2, 1, 2, 3]  # under the trigger
+    triggered = Images(pictures(says), torch.full((10,), 2))
+    found = evaluation()
+    subsets = found.backdoor("badnets", triggered)
+    others = [i for i, label in enumerate(TRUE) if label != 2]
+    by_metric = {entry.metric: entry for entry in found.entries}
+    assert hits(by_metric["asr"]) == [says[i] == 2 for i in others]
+    assert hits(by_metric["triggered_accuracy"]) == [says[i] == TRUE[i] for i in others]
+    assert by_metric["asr"].attack == by_metric["triggered_accuracy"].attack == "badnets"
+    assert hits(by_metric["target_recall"]) == [CLEAN[2]] and by_metric["target_recall"].attack == "none"
+    assert subsets["triggered"].tolist() == [TRUE[i] for i in others] and subsets["target"].tolist() == [2]
+    assert {entry.subset for entry in found.entries} == subsets.keys()
+
+
+def test_a_model_that_ignores_the_trigger_is_hit_at_its_ordinary_error_rate() -> None:
+    found = evaluation()
+    found.backdoor("badnets", Images(TEST.x, torch.full((10,), 0)))  # the stamp changes nothing
+    asr, triggered, recall = found.entries
+    others = [i for i, label in enumerate(TRUE) if label != 0]
+    assert hits(asr) == [SAYS[i] == 0 for i in others] and asr.hits.sum() == 1
+    assert hits(triggered) == [CLEAN[i] for i in others]
+    assert hits(recall) == [True, False]
+
+
+def test_all_to_all_hopes_for_another_label_everywhere_and_has_no_target() -> None:
+    hoped = (TEST.y + 1) % LABELS
+    says = [1, 1, 3, 0, 5, 0, 2, 2, 0, 3]
+    found = evaluation()
+    subsets = found.backdoor("badnets", Images(pictures(says), hoped))
+    assert [entry.metric for entry in found.entries] == ["asr", "triggered_accuracy"]
+    assert hits(found.entries[0]) == [a == b for a, b in zip(says, hoped.tolist(), strict=True)]
+    assert subsets.keys() == {"triggered"} and len(subsets["triggered"]) == 10
+
+
+def test_only_the_first_examples_are_attacked_and_form_a_subset_of_their_own() -> None:
+    found = evaluation(examples=7)
+    found.clean_accuracy()
+    found.robust({"odd": block(of=2)}, silent)
+    found.curve("odd", block(of=2), [0, 1 / 255], silent)
+    stands = [right and label % 2 == 1 for right, label in zip(CLEAN, TRUE, strict=True)]
+    assert (
+        [(entry.subset, hits(entry)) for entry in found.entries]
+        == [
+            ("test", CLEAN),
+            ("attacked", stands[:7]),
+            ("attacked", stands[:7]),  # the worst case
+            ("attacked", CLEAN[:7]),
+            ("attacked", stands[:7]),
+        ]
+    )
+    assert ATTACKED[0][0] == TRUE[:6]
+
+
+# Measures of a trace
+
+MASK = np.array([True] * 4 + [False] * 6)
+
+
+def test_a_twin_that_tells_poison_from_clean_has_auroc_one() -> None:
+    loss = np.array([0.0, 0.1, 0.2, 0.3, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    found = poison_measures({"biased_loss": loss}, MASK)
+    assert found == {
+        "biased_auroc": 1.0,
+        "biased_loss_poisoned": pytest.approx(0.15),
+        "biased_loss_clean": 3.5,
+    }
+    assert poison_measures({"biased_loss": -loss}, MASK)["biased_auroc"] == 0
+
+
+def test_a_twin_that_cannot_tell_has_auroc_one_half() -> None:
+    assert poison_measures({"biased_loss": np.ones(10)}, MASK)["biased_auroc"] == 0.5
+    noise = np.random.default_rng(0).random(4000)
+    auroc = poison_measures({"biased_loss": noise}, np.arange(4000) % 4 == 0)["biased_auroc"]
+    assert auroc == pytest.approx(0.5, abs=0.04)
+
+
+def test_the_ratio_of_first_weights_is_poisoned_over_clean() -> None:
+    weight = np.where(MASK, 0.1, 0.5)
+    assert poison_measures({"first_weight": weight}, MASK) == {"first_weight_ratio": pytest.approx(0.2)}
+    assert poison_measures({}, MASK) == {}
+
+
+# Through the steps that a workflow calls
+
+SPEC = {
+    "model": {"kind": "small_cnn", "widths": [3], "hidden": 6, "until": 2},
+    "training": {"epochs": 2, "batch_size": 8},
+    "defense": {"kind": "cbd", "biased_epochs": 1},
+}
+FGSM = {"kind": "fgsm", "eps": 0.1}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A poisoned set, a model trained on it, and images crafted on that model."""
+    folder = tmp_path_factory.mktemp("run")
+    test = tiny_images(12, seed=2)
+    moved = (255 - test.x).numpy()
+    paths = {
+        "train": write_images(folder / "train.npz", tiny_images()),
+        "val": write_images(folder / "val.npz", tiny_images(9, seed=1)),
+        "test": write_images(folder / "test.npz", test, x_do_style=moved, style_do=test.y.numpy()),
+        "poisoned": folder / "poisoned.npz",
+        "model": folder / "model",
+        "crafted": folder / "fgsm.npz",
+    }
+    poison = {"kind": "badnets", "rate": 0.2, "target": 1, "trigger": {"size": 1}}
+    poison_step.run(train=paths["train"], test=paths["test"], spec=poison, seed=0, out=paths["poisoned"])
+    run = {"dataset": "d", "poison": "badnets", "model": "m", "defense": "cbd", "seed": 0}
+    train_step.run(
+        train=paths["poisoned"],
+        val=paths["val"],
+        spec=SPEC,
+        run=run,
+        out=paths["model"],
+        device=CPU,
+        scratch=folder / "scratch",
+    )
+    attack_step.run(
+        model=paths["model"],
+        test=paths["test"],
+        spec=FGSM,
+        name="fgsm",
+        seed=0,
+        out=paths["crafted"],
+        device=CPU,
+    )
+    return paths
+
+
+def scored(stored: dict[str, Path], out: Path, **options: Any) -> dict[str, Any]:
+    spec = {
+        "attacks": {"fgsm": FGSM, "borrowed": {"kind": "transfer", "attack": "fgsm", "crafted_by": FGSM}},
+        "curves": [{"name": "fgsm", "eps": [0, 0.1], "attack": FGSM}],
+        "examples": None,
+    }
+    evaluate_step.run(
+        model=stored["model"],
+        test=stored["test"],
+        spec=spec | options.pop("spec", {}),
+        out=out,
+        device=CPU,
+        stored={"borrowed": stored["crafted"]},
+        **options,
+    )
+    found: dict[str, Any] = read_json(out)
+    return found
+
+
+def test_crafted_images_are_stored_with_originals_labels_and_predictions(stored: dict[str, Path]) -> None:
+    found, test = read_npz(stored["crafted"]), read_npz(stored["test"])
+    assert found["x_adv"].dtype == np.float32 and found["x_adv"].shape == (12, 1, 4, 4)
+    assert np.array_equal(found["x"], test["x"]) and np.array_equal(found["y"], test["y"])
+    moved = np.abs(found["x_adv"] - test["x"].astype(np.float32) / 255)
+    assert 0 < moved.max() <= 0.1 + 1e-6 and found["x_adv"].min() >= 0 and found["x_adv"].max() <= 1
+    from deconfound.steps.weights import load_model
+
+    model = load_model(stored["model"], CPU)
+    assert np.array_equal(found["before"], predict(model, torch.from_numpy(test["x"])).argmax(1))
+    assert np.array_equal(found["after"], predict(model, torch.from_numpy(found["x_adv"])).argmax(1))
+
+
+def test_an_evaluation_holds_every_metric_with_its_bits_and_subset(
+    stored: dict[str, Path], tmp_path: Path
+) -> None:
+    found = scored(stored, tmp_path / "evaluation.json", poisoned=stored["poisoned"])
+    labels = {
+        name: np.frombuffer(base64.b64decode(text), "<u2").tolist() for name, text in found["subsets"].items()
+    }
+    truth = read_npz(stored["test"])["y"].tolist()
+    assert labels == {
+        "test": truth,
+        "attacked": truth,
+        "triggered": [y for y in truth if y != 1],
+        "target": [1] * 4,
+    }
+    entries = {(e["metric"], e["attack"], e["curve"], e["eps"]): unpack(e) for e in found["entries"]}
+    assert entries.keys() == {
+        ("clean_accuracy", "none", False, 0),
+        ("clean_accuracy", "do_style", False, 0),
+        ("robust_accuracy", "fgsm", False, 0.1),
+        ("robust_accuracy", "borrowed", False, 0.1),
+        ("robust_accuracy", "worst_case", False, 0.1),
+        ("robust_accuracy", "fgsm", True, 0),
+        ("robust_accuracy", "fgsm", True, 0.1),
+        ("asr", "badnets", False, 0),
+        ("triggered_accuracy", "badnets", False, 0),
+        ("target_recall", "none", False, 0),
+    }
+    for entry in found["entries"]:
+        assert len(unpack(entry)) == len(labels[entry["subset"]]) and unpack(entry).sum() == entry["hits"]
+    crafted = read_npz(stored["crafted"])
+    clean, after = crafted["before"] == crafted["y"], crafted["after"] == crafted["y"]
+    assert np.array_equal(entries["clean_accuracy", "none", False, 0], clean)
+    for key in (("fgsm", False), ("borrowed", False), ("worst_case", False), ("fgsm", True)):
+        assert np.array_equal(entries["robust_accuracy", *key, 0.1], clean & after)
+    assert found["measures"].keys() == {
+        "biased_auroc",
+        "biased_loss_poisoned",
+        "biased_loss_clean",
+        "first_weight_ratio",
+    }
+    assert found["provenance"]["inputs"].keys() == {"model", "test", "borrowed", "poisoned"}
+
+
+def test_an_evaluation_repeats_to_the_byte(stored: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        scored(stored, tmp_path / name, poisoned=stored["poisoned"])
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_number_of_examples_slices_what_is_attacked_and_nothing_else(
+    stored: dict[str, Path], tmp_path: Path
+) -> None:
+    found = scored(stored, tmp_path / "e.json", poisoned=stored["poisoned"], spec={"examples": 5})
+    whole = scored(stored, tmp_path / "w.json", poisoned=stored["poisoned"])
+    truth = read_npz(stored["test"])["y"]
+    attacked = base64.b64decode(found["subsets"]["attacked"])
+    assert np.frombuffer(attacked, "<u2").tolist() == truth[:5].tolist()
+    for part, full in zip(found["entries"], whole["entries"], strict=True):
+        robust = part["metric"] == "robust_accuracy"
+        assert part["subset"] == ("attacked" if robust else full["subset"])
+        assert np.array_equal(unpack(part), unpack(full)[:5] if robust else unpack(full))
+
+
+def test_without_a_poison_there_is_no_backdoor_to_score(stored: dict[str, Path], tmp_path: Path) -> None:
+    found = scored(stored, tmp_path / "e.json")
+    assert found["subsets"].keys() == {"test", "attacked"} and found["measures"] == {}
+    assert {entry["metric"] for entry in found["entries"]} == {"clean_accuracy", "robust_accuracy"}
