@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,8 @@ def test_a_claim_of_a_measure_is_judged_by_its_mean_over_seeds(tmp_path: Path) -
 def test_a_measure_is_compared_with_that_of_the_control_if_the_claim_names_one(tmp_path: Path) -> None:
     found = measured(tmp_path, "ratio", a=[0.91, 0.92, 0.93], b=[0.90, 0.92, 0.94])
     (row,) = rows(found, {"metric": "ratio", "margin": 0.5})
-    assert (row["effect"], row["low"], row["high"]) == pytest.approx(mean(np.array([0.01, 0.0, -0.01])), abs=1e-12)
+    expected = tuple(mean(np.array([0.01, 0.0, -0.01])))
+    assert (row["effect"], row["low"], row["high"]) == pytest.approx(expected, abs=1e-12)
     assert (row["verdict"], row["control"]) == ("contradicted", "b")
 
 
@@ -265,7 +267,7 @@ def test_claims_keep_the_order_of_the_ledgers(tmp_path: Path) -> None:
 
 
 def bad_ledger(path: Path, changes: dict[str, Any]) -> list[str]:
-    content: Any = {"paper": "P", "title": "T", "source": "S", "claims": [dict(CLAIM)]}
+    content: Any = copy.deepcopy({"paper": "P", "title": "T", "source": "S", "claims": [CLAIM]})
     for place, value in changes.items():
         *way, last = place.split(".")
         node = content
