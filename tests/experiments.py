@@ -1,4 +1,4 @@
-"""A small valid experiment with changed copies, and evaluations written by hand: what the outer layers are tested on."""
+"""A small valid experiment with changed copies, and evaluations written by hand."""
 
 import base64
 import copy
@@ -87,7 +87,14 @@ def hits(bits: str) -> NDArray[np.bool_]:
 
 
 def entry(
-    metric: str, attack: str, bits: str, subset: str = "test", *, norm: str = "", eps: float = 0.0, curve: bool = False
+    metric: str,
+    attack: str,
+    bits: str,
+    subset: str = "test",
+    *,
+    norm: str = "",
+    eps: float = 0.0,
+    curve: bool = False,
 ) -> dict[str, Any]:
     """An entry as the contract describes it; bits: a character per example."""
     packed = np.packbits(hits(bits), bitorder="little").tobytes()

@@ -133,7 +133,16 @@ def outside(file: str) -> set[str]:
 
 @pytest.mark.parametrize("file", FILES)
 def test_no_module_imports_a_workflow_tool_or_a_serialiser_of_code(file: str) -> None:
-    assert not outside(file) & {"snakemake", "dvc", "pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+    assert not outside(file) & {
+        "snakemake",
+        "dvc",
+        "pickle",
+        "marshal",
+        "shelve",
+        "dill",
+        "cloudpickle",
+        "joblib",
+    }
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith("report/")])
@@ -160,7 +169,16 @@ def calls(file: str) -> list[str]:
     return [ast.unparse(node.func) for node in ast.walk(tree(file)) if isinstance(node, ast.Call)]
 
 
-DANGEROUS = {"torch.load", "torch.save", "pickle.load", "pickle.loads", "np.fromfile", "eval", "exec", "os.system"}
+DANGEROUS = {
+    "torch.load",
+    "torch.save",
+    "pickle.load",
+    "pickle.loads",
+    "np.fromfile",
+    "eval",
+    "exec",
+    "os.system",
+}
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -179,7 +197,11 @@ def test_the_one_reader_of_yaml_is_a_safe_one() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "yaml.load"
     ]
     assert [(word.arg, ast.unparse(word.value)) for word in call.keywords] == [("Loader", "_UniqueKeys")]
-    (loader,) = [node for node in tree("config.py").body if isinstance(node, ast.ClassDef) and node.name == "_UniqueKeys"]
+    (loader,) = [
+        node
+        for node in tree("config.py").body
+        if isinstance(node, ast.ClassDef) and node.name == "_UniqueKeys"
+    ]
     assert [ast.unparse(base) for base in loader.bases] == ["yaml.SafeLoader"]
 
 

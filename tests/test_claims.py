@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from experiments import ROOT, entry, evaluation, hits, results
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from deconfound.claims import COLUMNS, Ledger, judge, read_ledger, verdict
 from deconfound.errors import ConfigError
 from deconfound.statistics import Interval, difference, mean, rate
 from deconfound.tables import Results, load
+from experiments import ROOT, entry, evaluation, hits, results
 
 LEDGERS = sorted((ROOT / "claims").glob("*.yaml"))
 CLAIM: dict[str, Any] = {
@@ -92,7 +92,12 @@ def test_a_claim_is_judged_by_the_paired_difference_and_leads_to_its_runs(tmp_pa
     assert (row["verdict"], row["seeds"], row["gate"]) == ("supported", 3, "not assessed")
     assert (row["id"], row["paper"], row["statement"]) == ("one", "P", "A beats B.")
     assert (row["dataset"], row["poison"], row["model"]) == ("d", "clean", "m")
-    assert (row["treatment"], row["control"], row["metric"], row["attack"]) == ("a", "b", "clean_accuracy", "none")
+    assert (row["treatment"], row["control"], row["metric"], row["attack"]) == (
+        "a",
+        "b",
+        "clean_accuracy",
+        "none",
+    )
     assert (row["margin"], row["direction"]) == (0.1, "above")
     assert (row["published"], row["published_source"]) == ("12 %", "Table 1")
     assert row["evidence"] == "d/clean/m/a; d/clean/m/b"
@@ -108,7 +113,9 @@ def test_a_claim_is_judged_by_the_paired_difference_and_leads_to_its_runs(tmp_pa
         ("below", 0.95, "supported"),
     ],
 )
-def test_a_ledger_turns_runs_into_verdicts(direction: str, margin: float, expected: str, tmp_path: Path) -> None:
+def test_a_ledger_turns_runs_into_verdicts(
+    direction: str, margin: float, expected: str, tmp_path: Path
+) -> None:
     (row,) = rows(trained(tmp_path, a=HIGH, b=LOW), {"direction": direction, "margin": margin})
     assert row["verdict"] == expected
 
@@ -180,11 +187,14 @@ def test_a_claim_of_robust_accuracy_is_of_the_worst_case_with_a_row_per_threat_m
     assert (row["attack"], row["verdict"]) == ("pgd linf 0.1", "supported")
 
 
-POISONS = {f"d/{poison}/m/{n}/{s}": [HIGH] for poison in ("clean", "bad", "worse") for n in "ab" for s in SEEDS}
+POISONS = {
+    f"d/{poison}/m/{n}/{s}": [HIGH] for poison in ("clean", "bad", "worse") for n in "ab" for s in SEEDS
+}
 
 
 @pytest.mark.parametrize(
-    "poison, expected", [("any", ["bad", "worse"]), ("bad", ["bad"]), ("clean", ["clean"]), (None, ["bad", "clean", "worse"])]
+    "poison, expected",
+    [("any", ["bad", "worse"]), ("bad", ["bad"]), ("clean", ["clean"]), (None, ["bad", "clean", "worse"])],
 )
 def test_a_claim_has_a_row_for_every_poison_that_it_is_about(
     poison: str | None, expected: list[str], tmp_path: Path
@@ -234,7 +244,9 @@ def test_a_measure_that_one_seed_lacks_is_judged_by_the_others(tmp_path: Path) -
     assert (row["effect"], row["seeds"]) == (0.5, 2)
 
 
-PREMISE: dict[str, Any] = {"premises": {"H": [{"measure": "auroc", "above": 0.9}, {"measure": "loss", "below": 0.1}]}}
+PREMISE: dict[str, Any] = {
+    "premises": {"H": [{"measure": "auroc", "above": 0.9}, {"measure": "loss", "below": 0.1}]}
+}
 
 
 @pytest.mark.parametrize(
@@ -297,7 +309,9 @@ def bad_ledger(path: Path, changes: dict[str, Any]) -> list[str]:
         ("premises.H", [{"measure": "x", "abve": 1}], "did you mean 'above'?"),
     ],
 )
-def test_a_fault_in_a_ledger_is_refused_with_file_and_key(place: str, value: Any, hint: str, tmp_path: Path) -> None:
+def test_a_fault_in_a_ledger_is_refused_with_file_and_key(
+    place: str, value: Any, hint: str, tmp_path: Path
+) -> None:
     (line,) = bad_ledger(tmp_path / "ledger.yaml", {place: value})
     assert line.startswith(place) and hint in line
 

@@ -14,23 +14,27 @@ from typing import Any
 import click
 import pytest
 import typer
-from experiments import ROOT, write
 from typer.testing import CliRunner
 
 from deconfound import progress as bars
 from deconfound import storage
 from deconfound.__main__ import app, main
 from deconfound.progress import progress
+from experiments import ROOT, write
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-RULES = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")))
+RULES = "\n".join(
+    path.read_text(encoding="utf-8") for path in sorted((ROOT / "workflow" / "rules").glob("*.smk"))
+)
 # From one `rule` to the next line that is not indented.
 BODIES = dict(re.findall(r"^rule (\w+):\n((?:[ \t].*\n|\n)*)", RULES + "\n", re.M))
 WITH_SHELL = {name: body for name, body in BODIES.items() if re.search(r"^ {4}shell:", body, re.M)}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself_and_each_of_its_options(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_explains_itself_and_each_of_its_options(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for key, value in {"COLUMNS": "160", "TERM": "dumb", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(key, value)
     done = CliRunner().invoke(app, [name, "--help"])
@@ -108,7 +112,12 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path, status: int 
     return " ".join(said.replace("│", " ").split())
 
 
-FETCH = {"source": {"kind": "digits", "test": 60}, "val": 0.1, "slice": {"train": 150, "test": 40}, "split_seed": 0}
+FETCH = {
+    "source": {"kind": "digits", "test": 60},
+    "val": 0.1,
+    "slice": {"train": 150, "test": 40},
+    "split_seed": 0,
+}
 BADNETS = {"kind": "badnets", "rate": 0.1, "target": 2}
 PGD = {"kind": "pgd", "eps": 0.2, "steps": 2}
 EVALUATE = {
@@ -142,7 +151,18 @@ def chain() -> list[list[str]]:
     folders = {name: f"checkpoints/{name}" for name in DEFENSES}
     commands = [
         ["fetch", "--spec", json.dumps(FETCH), "--out", clean],
-        ["poison", "--train", f"{clean}/train.npz", *test, "--spec", json.dumps(BADNETS), "--seed", "3", "--out", poisoned],
+        [
+            "poison",
+            "--train",
+            f"{clean}/train.npz",
+            *test,
+            "--spec",
+            json.dumps(BADNETS),
+            "--seed",
+            "3",
+            "--out",
+            poisoned,
+        ],
     ]
     for name, folder in folders.items():
         spec, run = training(name)
@@ -150,7 +170,19 @@ def chain() -> list[list[str]]:
         commands += [[command, *splits, "--spec", spec, "--run", run, "--out", folder]]
     base = ["--model", folders["standard"]]
     commands += [
-        ["attack", *base, *test, "--name", "pgd", "--spec", json.dumps(PGD), "--seed", "3", "--out", adversarial]
+        [
+            "attack",
+            *base,
+            *test,
+            "--name",
+            "pgd",
+            "--spec",
+            json.dumps(PGD),
+            "--seed",
+            "3",
+            "--out",
+            adversarial,
+        ]
     ]
     more = ["--poisoned", poisoned, "--stored", f"transfer={adversarial}"]
     for name, folder in folders.items():
@@ -186,7 +218,12 @@ def test_the_chain_works_by_hand_and_gives_the_same_bytes_in_another_process(her
         assert not ended.value.code, words
     environment = os.environ | {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", AGAIN], input=json.dumps(chain()), cwd=two, env=environment, text=True, capture_output=True
+        [sys.executable, "-c", AGAIN],
+        input=json.dumps(chain()),
+        cwd=two,
+        env=environment,
+        text=True,
+        capture_output=True,
     )
     assert done.returncode == 0, done.stderr
 
@@ -206,12 +243,17 @@ def test_the_chain_works_by_hand_and_gives_the_same_bytes_in_another_process(her
     changed = [word.replace('"seed": 3', '"seed": 4') for word in chain()[2]]
     with pytest.raises(SystemExit):
         call(*changed)
-    assert checksums(one)["checkpoints/standard/model.safetensors"] != made["checkpoints/standard/model.safetensors"]
+    assert (
+        checksums(one)["checkpoints/standard/model.safetensors"]
+        != made["checkpoints/standard/model.safetensors"]
+    )
 
 
 def check_artifacts(folder: Path) -> None:
     """The chain's files have the arrays and keys that other parts read."""
-    clean = {name: storage.read_npz(folder / f"data/clean/digits/{name}.npz") for name in ("train", "val", "test")}
+    clean = {
+        name: storage.read_npz(folder / f"data/clean/digits/{name}.npz") for name in ("train", "val", "test")
+    }
     assert clean["train"]["x"].shape == (150, 1, 8, 8) and clean["train"]["x"].dtype == "uint8"
     assert (len(clean["test"]["y"]), len(clean["val"]["y"]), len(clean["test"]["classes"])) == (40, 174, 10)
     poisoned = storage.read_npz(folder / "data/poisoned/digits/badnets/seed3.npz")
@@ -220,7 +262,13 @@ def check_artifacts(folder: Path) -> None:
     assert crafted["x_adv"].dtype == "float32" and crafted["x_adv"].shape == (40, 1, 8, 8)
     assert {"x", "y", "before", "after", "classes", "about"} <= set(crafted)
     about = storage.read_json(folder / "checkpoints/cbd/run.json")
-    assert about["run"] == {"dataset": "digits", "poison": "badnets", "model": "cnn", "defense": "cbd", "seed": 3}
+    assert about["run"] == {
+        "dataset": "digits",
+        "poison": "badnets",
+        "model": "cnn",
+        "defense": "cbd",
+        "seed": 3,
+    }
     assert about["shape"] == [1, 8, 8] and [row["epoch"] for row in about["history"]["model"]] == [1]
     train = folder / "data/poisoned/digits/badnets/seed3.npz"
     assert about["provenance"]["inputs"]["train"]["sha256"] == storage.sha256(train)
@@ -266,7 +314,12 @@ def test_a_plan_lists_the_runs_on_the_screen_or_everything_in_a_file(
     assert len(storage.read_json(here / "plan.json")["evaluations"]) == 8
 
 
-BAD_SPECS = {"{": "expected JSON", "[1]": "expected a JSON object, got list", "3": "got int", "@none.json": "none.json"}
+BAD_SPECS = {
+    "{": "expected JSON",
+    "[1]": "expected a JSON object, got list",
+    "3": "got int",
+    "@none.json": "none.json",
+}
 
 
 @pytest.mark.parametrize("spec", BAD_SPECS)
@@ -299,7 +352,9 @@ def replaced(words: list[str], option: str, value: str) -> list[str]:
     return [*words[:place], value, *words[place + 1 :]]
 
 
-def test_a_spec_or_run_without_its_parts_is_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_spec_or_run_without_its_parts_is_refused(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     commands = {words[0]: words for words in chain()}
     for name in ("fetch", "poison", "train", "defend", "attack", "evaluate"):
         said = refused(capsys, *replaced(commands[name], "--spec", "{}"))
@@ -330,9 +385,14 @@ FILES = [
 def test_a_missing_or_foreign_file_is_named(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (prepared / "foreign.npz").write_text("<html>")
     commands = {words[0]: words for words in chain()}
-    commands["evaluate"] = commands["evaluate"][: commands["evaluate"].index("--stored")] + ["--out", "e.json"]
+    commands["evaluate"] = commands["evaluate"][: commands["evaluate"].index("--stored")] + [
+        "--out",
+        "e.json",
+    ]
     commands["evaluate"] = replaced(commands["evaluate"], "--model", "checkpoints/standard")
-    commands["evaluate"] = replaced(commands["evaluate"], "--spec", '{"attacks": {}, "curves": [], "examples": null}')
+    commands["evaluate"] = replaced(
+        commands["evaluate"], "--spec", '{"attacks": {}, "curves": [], "examples": null}'
+    )
     for command, option in FILES:
         for file in ("missing.npz", "foreign.npz"):
             said = refused(capsys, *replaced(commands[command], option, file))
@@ -341,7 +401,9 @@ def test_a_missing_or_foreign_file_is_named(prepared: Path, capsys: pytest.Captu
         assert "foreign.npz" in refused(capsys, command, "--plan", "foreign.npz", "--out", "out")
 
 
-def test_weights_of_another_architecture_are_refused(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_of_another_architecture_are_refused(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = prepared / "checkpoints/standard/run.json"
     about = json.loads(path.read_text())
     about["spec"]["model"]["hidden"] = 9
@@ -350,16 +412,22 @@ def test_weights_of_another_architecture_are_refused(prepared: Path, capsys: pyt
     assert "weights do not fit the architecture" in refused(capsys, *words)
 
 
-def test_a_transfer_needs_a_stored_set_of_its_name(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_transfer_needs_a_stored_set_of_its_name(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = next(words for words in chain() if words[0] == "evaluate")
     assert "NAME=FILE" in refused(capsys, *replaced(words, "--stored", "data/clean/digits/test.npz"))
     place = words.index("--stored")
-    without = replaced([*words[:place], *words[place + 2 :]], "--poisoned", "data/poisoned/digits/badnets/seed3.npz")
+    without = replaced(
+        [*words[:place], *words[place + 2 :]], "--poisoned", "data/poisoned/digits/badnets/seed3.npz"
+    )
     said = refused(capsys, *without)
     assert "NAME=FILE" in said and "transfer" in said
 
 
-def test_an_interrupted_command_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_an_interrupted_command_says_how_to_go_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 

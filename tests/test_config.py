@@ -206,7 +206,10 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
         {"studies.evasion.control": "cbd"},
         "studies.evasion.control: expected a name defined in this experiment, got 'cbd'",
     ),
-    "a name twice in a list": ({"studies.evasion.attacks": ["pgd", "pgd"]}, "studies.evasion.attacks.1: 'pgd'"),
+    "a name twice in a list": (
+        {"studies.evasion.attacks": ["pgd", "pgd"]},
+        "studies.evasion.attacks.1: 'pgd'",
+    ),
     "a transfer whose source is not run": (
         {"attacks.transfer.defense": "cbd"},
         "attacks.transfer: expected a run of this experiment as source, got digits/clean/cnn/cbd/seed",
@@ -245,8 +248,12 @@ def test_one_run_with_two_recipes_is_refused_and_names_both() -> None:
     assert {line.split()[1] for line in found} == {f"digits/badnets/cnn/standard/seed{s}" for s in (0, 1)}
 
 
-@pytest.mark.parametrize("section, name", [("attacks", "worst_case"), ("attacks", "none"), ("poisons", "any")])
-def test_a_name_that_the_tables_and_ledgers_use_for_something_else_is_reserved(section: str, name: str) -> None:
+@pytest.mark.parametrize(
+    "section, name", [("attacks", "worst_case"), ("attacks", "none"), ("poisons", "any")]
+)
+def test_a_name_that_the_tables_and_ledgers_use_for_something_else_is_reserved(
+    section: str, name: str
+) -> None:
     block = {"attacks": {"kind": "pgd", "eps": 0.1}, "poisons": {"kind": "badnets"}}[section]
     (line,) = faults(changed({f"{section}.{name}": block}))
     assert line.startswith(f"{section}.{name}: ")
@@ -261,7 +268,11 @@ def test_every_fault_of_a_file_is_said_at_once() -> None:
     places = [line.partition(":")[0] for line in faults(changed(blocks | {"datasets.digits.vall": 1}))]
     assert sorted(places) == sorted([*blocks, "datasets.digits.vall"])
 
-    names = {"studies.evasion.recipe": "a", "studies.backdoor.models": ["b"], "defenses.trades.starts_from": "c"}
+    names = {
+        "studies.evasion.recipe": "a",
+        "studies.backdoor.models": ["b"],
+        "defenses.trades.starts_from": "c",
+    }
     places = [line.partition(":")[0] for line in faults(changed(names))]
     assert places == ["defenses.trades.starts_from", "studies.evasion.recipe", "studies.backdoor.models.0"]
 
@@ -317,7 +328,15 @@ def test_equal_keys_under_a_merge_are_overrides_and_no_fault(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "written, value",
-    [("8/255", 8 / 255), ("8 / 255", 8 / 255), ("1e-3", 1e-3), ("1E3", 1e3), ("3", 3.0), ("0.5", 0.5), ("-0", 0.0)],
+    [
+        ("8/255", 8 / 255),
+        ("8 / 255", 8 / 255),
+        ("1e-3", 1e-3),
+        ("1E3", 1e3),
+        ("3", 3.0),
+        ("0.5", 0.5),
+        ("-0", 0.0),
+    ],
 )
 def test_numbers_are_read_as_people_write_them(written: str, value: float, tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
@@ -328,7 +347,9 @@ def test_numbers_are_read_as_people_write_them(written: str, value: float, tmp_p
 
 @given(st.integers(0, 999), st.integers(1, 999))
 def test_a_fraction_is_the_nearest_float_to_its_exact_value(above: int, below: int) -> None:
-    assert make("attacks", "pgd", {"kind": "pgd", "eps": f"{above}/{below}"}).eps == float(Fraction(above, below))
+    assert make("attacks", "pgd", {"kind": "pgd", "eps": f"{above}/{below}"}).eps == float(
+        Fraction(above, below)
+    )
 
 
 def test_a_block_becomes_its_object_and_is_written_out_with_every_default() -> None:
@@ -364,7 +385,9 @@ def test_overrides_are_laid_over_the_file_key_by_key(tmp_path: Path) -> None:
     assert found.seeds == [7]
     assert found.attacks["pgd"] == {"kind": "pgd", "eps": "1/2", "steps": 2}
     assert found.attacks["transfer"] == {"kind": "transfer", "attack": "pgd"}
-    assert "attacks.pgd.eps: " in str(pytest.raises(ConfigError, read, path, {"attacks": {"pgd": {"eps": -1}}}))
+    assert "attacks.pgd.eps: " in str(
+        pytest.raises(ConfigError, read, path, {"attacks": {"pgd": {"eps": -1}}})
+    )
 
 
 def test_reading_the_default_experiment_in_a_fresh_process_imports_no_heavy_library() -> None:
@@ -475,7 +498,17 @@ def test_the_file_of_a_method_from_outside_is_in_the_fingerprint_of_its_training
     assert graph.train_code(Wildcards) != before
 
 
-BAD_ADDRESSES = ["{0}:Other", "nowhere_at_all:X", "{0}:", ":X", ":", "..up:X", "{0}:SOMETHING", "os:path", "{0}:Plain"]
+BAD_ADDRESSES = [
+    "{0}:Other",
+    "nowhere_at_all:X",
+    "{0}:",
+    ":X",
+    ":",
+    "..up:X",
+    "{0}:SOMETHING",
+    "os:path",
+    "{0}:Plain",
+]
 
 
 @pytest.mark.parametrize("address", BAD_ADDRESSES)

@@ -21,7 +21,9 @@ FILES = {
     "ring.py": "from deconfound import gnir\n",
     "gnir.py": "from deconfound import ring\n",
 }
-NAMES = sorted("deconfound." + name.removesuffix(".py").replace("/", ".") for name in FILES if "__init__" not in name)
+NAMES = sorted(
+    "deconfound." + name.removesuffix(".py").replace("/", ".") for name in FILES if "__init__" not in name
+)
 
 
 class Package:
@@ -45,7 +47,11 @@ class Package:
         """Whose fingerprint changes when a file becomes `text`."""
         before = self.digests()
         self.write(name, text)
-        return {name.removeprefix("deconfound.") for name, value in self.digests().items() if value != before[name]}
+        return {
+            name.removeprefix("deconfound.")
+            for name, value in self.digests().items()
+            if value != before[name]
+        }
 
 
 @pytest.fixture
@@ -77,7 +83,9 @@ OTHER = {
     "another type of number": FILES["alone.py"].replace("2 * x", "2.0 * x"),
     "another name": FILES["alone.py"].replace("def f(x)", "def f(x, *, y=1)"),
     "another import": FILES["alone.py"].replace("import math", "import cmath"),
-    "a text that is no docstring": FILES["alone.py"].replace("return 2 * x", "'''A remark.'''\n    return 2 * x"),
+    "a text that is no docstring": FILES["alone.py"].replace(
+        "return 2 * x", "'''A remark.'''\n    return 2 * x"
+    ),
     "a decorator": FILES["alone.py"].replace("def f", "@staticmethod\ndef f"),
     "a default": FILES["alone.py"].replace("(x)", "(x=None)"),
     "a sign": FILES["alone.py"].replace("2 * x", "-2 * x"),
@@ -153,7 +161,9 @@ def test_a_method_from_outside_that_builds_on_ours_depends_on_ours(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "borrowing_method.py").write_text("from deconfound.alone import f\n", encoding="utf-8")
+    (tmp_path / "elsewhere" / "borrowing_method.py").write_text(
+        "from deconfound.alone import f\n", encoding="utf-8"
+    )
     before = fingerprint("borrowing_method")
     package.write("alone.py", OTHER["another number"])
     assert fingerprint("borrowing_method") != before

@@ -42,7 +42,9 @@ def jobs(made: Graph) -> dict[str, list[Any]]:
     for run in made.runs:
         wildcards = Wildcards(str(run))
         names = ["train_spec", "run_text", "train_code", "start_option", "evaluate_spec", "evaluate_code"]
-        ask([*names, "model_folder", "scoring_options", "fetch_spec", "fetch_code", "training_set"], wildcards)
+        ask(
+            [*names, "model_folder", "scoring_options", "fetch_spec", "fetch_code", "training_set"], wildcards
+        )
         if run.poison != "clean":
             ask(["poison_spec", "poison_code"], wildcards)
     for run, attack in made.plan.crafted():
@@ -58,7 +60,9 @@ def test_wildcards_are_a_run() -> None:
     assert run_of(CLEAN).seed == 1
 
 
-@pytest.mark.parametrize("made", [Graph(experiment()), Graph(read(ROOT / "config.yaml"))], ids=["tiny", "default"])
+@pytest.mark.parametrize(
+    "made", [Graph(experiment()), Graph(read(ROOT / "config.yaml"))], ids=["tiny", "default"]
+)
 def test_every_parameter_of_a_job_is_a_plain_string_that_is_the_same_when_asked_again(made: Graph) -> None:
     found = jobs(made)
     assert {type(value) for values in found.values() for value in values} == {str}
@@ -85,7 +89,9 @@ def test_paths_contain_names_and_never_values() -> None:
         "defenses.cbd.biased_epochs": 4,
     }
     assert paths(graph(values)) == paths(graph())
-    assert paths(graph({"attacks.pgd2": {"kind": "pgd", "eps": 1}, "studies.evasion.keep": ["pgd2"]})) != paths(graph())
+    assert paths(
+        graph({"attacks.pgd2": {"kind": "pgd", "eps": 1}, "studies.evasion.keep": ["pgd2"]})
+    ) != paths(graph())
 
 
 def test_base_and_defended_runs_part_all_runs() -> None:
@@ -158,7 +164,9 @@ def test_a_data_set_that_no_study_uses_is_not_fetched() -> None:
         ("title", "another", set()),
     ],
 )
-def test_a_changed_value_touches_the_parameters_of_its_own_jobs_only(place: str, value: Any, touched: set[str]) -> None:
+def test_a_changed_value_touches_the_parameters_of_its_own_jobs_only(
+    place: str, value: Any, touched: set[str]
+) -> None:
     before, after = jobs(graph()), jobs(graph({place: value}))
     assert before.pop("digests")[1] != after.pop("digests")[1], "the listing contains the whole experiment"
     assert {name for name in before if before[name] != after[name]} == touched
@@ -166,7 +174,11 @@ def test_a_changed_value_touches_the_parameters_of_its_own_jobs_only(place: str,
 
 def test_a_value_of_one_defense_touches_the_training_of_that_defense_only() -> None:
     before, after = graph(), graph({"defenses.cbd.biased_epochs": 4})
-    touched = [str(r) for r in before.runs if before.train_spec(Wildcards(str(r))) != after.train_spec(Wildcards(str(r)))]
+    touched = [
+        str(r)
+        for r in before.runs
+        if before.train_spec(Wildcards(str(r))) != after.train_spec(Wildcards(str(r)))
+    ]
     assert touched == [f"digits/badnets/cnn/cbd/seed{s}" for s in (0, 1)]
 
 
@@ -245,12 +257,16 @@ def test_a_new_method_in_a_table_reruns_no_training(copied: Path) -> None:
     before = codes(made)
     table = copied / "defenses" / "__init__.py"
     text = table.read_text(encoding="utf-8")
-    table.write_text(text.replace("\n}", '\n    "mart": "deconfound.defenses.mart:MART",\n}'), encoding="utf-8")
+    table.write_text(
+        text.replace("\n}", '\n    "mart": "deconfound.defenses.mart:MART",\n}'), encoding="utf-8"
+    )
     assert '"mart"' in table.read_text(encoding="utf-8")
     assert codes(made) == before
 
 
-def test_the_report_depends_on_the_text_of_its_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_depends_on_the_text_of_its_templates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     templates = tmp_path / "deconfound" / "report" / "templates"
     templates.mkdir(parents=True)
     (templates / "a.css").write_text("p {}", encoding="utf-8")

@@ -51,14 +51,20 @@ study = st.fixed_dictionaries(
         "poisons": st.lists(st.sampled_from(["clean", "badnets"]), min_size=1, unique=True),
         "models": st.just(["cnn"]),
         "recipe": st.just("short"),
-        "defenses": st.lists(st.sampled_from(["trades", "cbd"]), unique=True).map(lambda rest: [*rest, "standard"]),
+        "defenses": st.lists(st.sampled_from(["trades", "cbd"]), unique=True).map(
+            lambda rest: [*rest, "standard"]
+        ),
     }
 )
 
 
 @settings(deadline=None)
-@given(st.lists(study, min_size=1, max_size=3), st.lists(st.integers(0, 20), min_size=1, max_size=3, unique=True))
-def test_overlapping_studies_are_merged_whatever_their_order(studies: list[dict[str, Any]], seeds: list[int]) -> None:
+@given(
+    st.lists(study, min_size=1, max_size=3), st.lists(st.integers(0, 20), min_size=1, max_size=3, unique=True)
+)
+def test_overlapping_studies_are_merged_whatever_their_order(
+    studies: list[dict[str, Any]], seeds: list[int]
+) -> None:
     content = changed({"seeds": seeds, "studies": {f"s{i}": found for i, found in enumerate(studies)}})
     expected = {
         ("digits", poison, "cnn", defense, seed)
@@ -98,7 +104,10 @@ def test_of_two_numbers_of_examples_the_larger_is_evaluated_and_all_is_the_large
 
 
 def test_base_training_is_the_kind_standard_from_scratch_and_lies_in_a_folder_of_its_own() -> None:
-    more = {"defenses.plain": {"kind": "standard"}, "defenses.tuned": {"kind": "standard", "starts_from": "plain"}}
+    more = {
+        "defenses.plain": {"kind": "standard"},
+        "defenses.tuned": {"kind": "standard", "starts_from": "plain"},
+    }
     found = plan(more | {"studies.evasion.defenses": ["standard", "plain", "tuned", "trades"]})
     folders = [found.folder(Run("digits", "clean", "cnn", name, 0)) for name in ("plain", "tuned", "trades")]
     assert folders == [
@@ -120,7 +129,11 @@ def test_a_training_is_told_its_model_recipe_and_defense_with_all_defaults() -> 
     assert sorted(found) == ["defense", "model", "training"]
     assert found["model"] == {"kind": "small_cnn", "widths": [4], "hidden": 8, "until": 4}
     assert (found["training"]["epochs"], found["training"]["batch_size"]) == (1, 64)
-    assert (found["defense"]["kind"], found["defense"]["stop"], found["defense"]["shuffle"]) == ("cbd", "rule", "none")
+    assert (found["defense"]["kind"], found["defense"]["stop"], found["defense"]["shuffle"]) == (
+        "cbd",
+        "rule",
+        "none",
+    )
 
 
 def test_a_transfer_takes_the_images_of_the_base_run_and_the_budget_of_the_attack_that_crafted_them() -> None:

@@ -116,7 +116,9 @@ def test_a_type_of_number_accepts_its_range_with_the_ends_that_belong_to_it(name
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-@pytest.mark.parametrize("value", [True, False, None, "", "x", [], {}, float("nan"), float("inf"), "nan", "1/0", "1/2/3"])
+@pytest.mark.parametrize(
+    "value", [True, False, None, "", "x", [], {}, float("nan"), float("inf"), "nan", "1/0", "1/2/3"]
+)
 def test_no_type_of_number_accepts_what_is_no_finite_number(name: str, value: Any) -> None:
     assert not accepts(BOUNDS[name][0], value)
 

@@ -46,7 +46,9 @@ def test_the_ends_of_wilson_are_where_a_score_test_just_rejects(count: tuple[int
 
 
 @given(counts)
-def test_wilson_lies_in_the_unit_interval_contains_the_estimate_and_is_symmetric(count: tuple[int, int]) -> None:
+def test_wilson_lies_in_the_unit_interval_contains_the_estimate_and_is_symmetric(
+    count: tuple[int, int],
+) -> None:
     hits, total = count
     p, low, high = wilson(hits, total)
     assert 0 <= low <= p <= high <= 1 or (p in (0, 1) and abs(p - (low if p == 0 else high)) < 1e-12)
@@ -70,7 +72,9 @@ def test_without_trials_nothing_is_known() -> None:
 
 
 @given(tables)
-def test_a_rate_is_the_mean_of_its_table_inside_an_interval_inside_the_unit_interval(table: NDArray[np.bool_]) -> None:
+def test_a_rate_is_the_mean_of_its_table_inside_an_interval_inside_the_unit_interval(
+    table: NDArray[np.bool_],
+) -> None:
     found = rate(table)
     assert found.value == pytest.approx(table.mean())
     assert 0 <= found.low <= found.value + 1e-9 and found.value - 1e-9 <= found.high <= 1
@@ -78,7 +82,9 @@ def test_a_rate_is_the_mean_of_its_table_inside_an_interval_inside_the_unit_inte
 
 
 @given(tables, st.integers(0, 99))
-def test_a_rate_does_not_depend_on_the_order_of_seeds_and_examples(table: NDArray[np.bool_], draw: int) -> None:
+def test_a_rate_does_not_depend_on_the_order_of_seeds_and_examples(
+    table: NDArray[np.bool_], draw: int
+) -> None:
     rows, columns = (np.random.default_rng(draw).permutation(n) for n in table.shape)
     assert rate(table[rows][:, columns]) == pytest.approx(rate(table))
 
@@ -116,7 +122,9 @@ def test_when_all_seeds_agree_only_the_examples_count() -> None:
 
 
 def test_when_all_examples_agree_a_difference_has_the_interval_of_its_seeds() -> None:
-    table = np.repeat([[True], [False], [True], [True], [False], [True]], 30, axis=1)  # as above: (2/3)(1/3)(6/5)
+    table = np.repeat(
+        [[True], [False], [True], [True], [False], [True]], 30, axis=1
+    )  # as above: (2/3)(1/3)(6/5)
     found = difference(table, np.zeros_like(table))
     half = t.ppf(0.975, 5) * math.sqrt(2 / 9 / 5)
     assert found == pytest.approx((2 / 3, 2 / 3 - half, min(1, 2 / 3 + half)))
@@ -132,7 +140,9 @@ def test_a_difference_has_the_variance_of_seeds_and_of_examples_and_no_more() ->
 
 
 @given(pairs)
-def test_a_difference_is_between_its_bounds_and_turns_its_sign(pair: tuple[NDArray[np.bool_], NDArray[np.bool_]]) -> None:
+def test_a_difference_is_between_its_bounds_and_turns_its_sign(
+    pair: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+) -> None:
     found, turned = difference(*pair), difference(*pair[::-1])
     assert found.value == pytest.approx(pair[0].mean() - pair[1].mean())
     assert -1 <= found.low <= found.value + 1e-9 and found.value - 1e-9 <= found.high <= 1
@@ -217,6 +227,7 @@ def test_intervals_contain_the_truth_as_often_as_they_say_when_seeds_and_example
         control, treatment = hits(0.0, example), hits(gain, example)
         in_rate += covers(rate(control), truth(0.0))
         in_difference += covers(difference(treatment, control), truth(gain) - truth(0.0))
-    print(f"{seeds} seeds, {level}, {between_seeds}, {between_examples}: rate {in_rate / REPEATS:.3f}, difference {in_difference / REPEATS:.3f}")
+    shares = f"rate {in_rate / REPEATS:.3f}, difference {in_difference / REPEATS:.3f}"
+    print(f"{seeds} seeds, {level}, {between_seeds}, {between_examples}: {shares}")
     assert in_rate / REPEATS >= 0.93
     assert in_difference / REPEATS >= 0.93

@@ -56,7 +56,9 @@ def test_an_atomic_write_shows_nothing_until_it_is_complete(tmp_path: Path) -> N
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-@pytest.mark.parametrize("error", [RuntimeError("killed"), KeyboardInterrupt(), OSError(errno.EIO, "input/output")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("killed"), KeyboardInterrupt(), OSError(errno.EIO, "input/output")]
+)
 def test_a_failure_in_the_middle_of_a_write_leaves_the_old_file_and_nothing_else(
     error: BaseException, tmp_path: Path
 ) -> None:
@@ -117,7 +119,9 @@ def test_the_same_content_gives_the_same_bytes_under_any_name_at_any_time(
 
 
 def test_bytes_do_not_depend_on_the_order_or_the_memory_of_tensors(tmp_path: Path) -> None:
-    turned = {key: WEIGHTS[key].T.contiguous().T if WEIGHTS[key].dim() == 2 else WEIGHTS[key] for key in "cab"}
+    turned = {
+        key: WEIGHTS[key].T.contiguous().T if WEIGHTS[key].dim() == 2 else WEIGHTS[key] for key in "cab"
+    }
     write_weights(tmp_path / "one", WEIGHTS)
     write_weights(tmp_path / "two", turned)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
@@ -135,7 +139,11 @@ def test_arrays_come_back_as_they_went(tmp_path: Path, array: Any) -> None:
     write_npz(path, {"x": array}, about={"seed": 1})
     found = read_npz(path)
     assert sorted(found) == ["about", "x"]
-    assert (found["x"].dtype, found["x"].shape, found["x"].tobytes()) == (array.dtype, array.shape, array.tobytes())
+    assert (found["x"].dtype, found["x"].shape, found["x"].tobytes()) == (
+        array.dtype,
+        array.shape,
+        array.tobytes(),
+    )
     assert json.loads(str(found["about"])) == {"seed": 1}
 
 
@@ -223,7 +231,12 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
 
 
 def foreign(tmp_path: Path) -> Iterator[Path]:
-    texts = {"empty": b"", "html": b"<!DOCTYPE html><html>", "zeros": bytes(200), "noise": bytes(range(128, 256))}
+    texts = {
+        "empty": b"",
+        "html": b"<!DOCTYPE html><html>",
+        "zeros": bytes(200),
+        "noise": bytes(range(128, 256)),
+    }
     for name, content in texts.items():
         (tmp_path / name).write_bytes(content)
         yield tmp_path / name
@@ -290,7 +303,11 @@ def test_a_checksum_is_that_of_the_standard(tmp_path: Path) -> None:
 @given(st.dictionaries(st.text(), st.integers() | st.text(), min_size=2, max_size=5))
 def test_a_digest_does_not_depend_on_the_order_of_keys_and_does_on_every_value(value: dict[str, Any]) -> None:
     turned = dict(reversed(value.items()))
-    assert digest(value) == digest(turned) == hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    assert (
+        digest(value)
+        == digest(turned)
+        == hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    )
     key = next(iter(value))
     assert digest(value | {key: [value[key]]}) != digest(value)
 

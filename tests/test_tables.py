@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from experiments import entry, evaluation, hits, results
 
 from deconfound import tables
 from deconfound.errors import DataError
@@ -14,6 +13,7 @@ from deconfound.plan import Run
 from deconfound.statistics import difference, rate, wilson
 from deconfound.steps import claims as step
 from deconfound.tables import load
+from experiments import entry, evaluation, hits, results
 
 TEST = [0, 0, 1, 1]  # true labels of the test split
 TWO = [entry("clean_accuracy", "none", "1110"), entry("robust_accuracy", "pgd", "1000", norm="linf", eps=0.1)]
@@ -25,14 +25,18 @@ def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def test_the_bits_of_an_entry_are_read_from_the_left_with_the_lowest_bit_first(tmp_path: Path) -> None:
     # 1 0 0 0 0 0 0 0 | 0 1 (10 examples): bytes 1 and 2
-    written = entry("clean_accuracy", "none", "1000000001") | {"bits": base64.b64encode(bytes([1, 2])).decode()}
+    written = entry("clean_accuracy", "none", "1000000001") | {
+        "bits": base64.b64encode(bytes([1, 2])).decode()
+    }
     path = evaluation(tmp_path, "d/clean/m/standard/0", [written], test=[0] * 10)
     (row,) = load([path]).rows
     assert row.hits.tolist() == [True] + [False] * 8 + [True]
 
 
 def test_labels_are_read_as_little_endian_numbers_of_two_bytes(tmp_path: Path) -> None:
-    path = evaluation(tmp_path, "d/clean/m/standard/0", [entry("clean_accuracy", "none", "11")], test=[1, 258])
+    path = evaluation(
+        tmp_path, "d/clean/m/standard/0", [entry("clean_accuracy", "none", "11")], test=[1, 258]
+    )
     content = json.loads(path.read_text())
     assert base64.b64decode(content["subsets"]["test"]) == bytes([1, 0, 2, 1])
     assert load([path]).rows[0].labels.tolist() == [1, 258]
@@ -58,7 +62,9 @@ def test_results_have_a_row_per_run_and_metric_ordered_by_run_metric_and_attack(
 
 
 def test_a_summary_has_the_interval_over_seeds_and_examples_of_each_cell(tmp_path: Path) -> None:
-    found = results(tmp_path, {"d/clean/m/a/0": ["1100"], "d/clean/m/a/1": ["1110"], "d/clean/m/b/0": ["0000"]})
+    found = results(
+        tmp_path, {"d/clean/m/a/0": ["1100"], "d/clean/m/a/1": ["1110"], "d/clean/m/b/0": ["0000"]}
+    )
     table = tables.summary_table(found)
     columns = "dataset,poison,model,defense,attack,norm,eps,curve,metric,value,low,high,total,seeds,gate"
     assert list(table.columns) == columns.split(",")
@@ -85,7 +91,8 @@ def test_differences_pair_the_same_seeds_whatever_the_order_of_the_files(tmp_pat
         np.array([hits("1111000000"), hits("1100000000")]), np.array([hits("0100000000"), hits("0111000000")])
     )
     assert (row["low"], row["high"]) != (crossed.low, crossed.high), "this example tells pairings apart"
-    assert list(row) == "dataset,poison,model,defense,control,attack,norm,eps,metric,effect,low,high,total,seeds".split(",")
+    columns = "dataset,poison,model,defense,control,attack,norm,eps,metric,effect,low,high,total,seeds"
+    assert ",".join(row) == columns
     assert (row["defense"], row["control"], row["total"], row["seeds"]) == ("a", "b", 10, 2)
 
 
@@ -98,7 +105,9 @@ def test_a_seed_that_the_control_lacks_is_left_out_of_a_difference(tmp_path: Pat
 def test_no_difference_is_taken_without_a_control_against_itself_of_curves_or_without_a_shared_seed(
     tmp_path: Path,
 ) -> None:
-    found = results(tmp_path, {"d/clean/m/a/0": ["1110"], "d/clean/m/b/0": ["1000"], "d/other/m/a/0": ["1111"]})
+    found = results(
+        tmp_path, {"d/clean/m/a/0": ["1110"], "d/clean/m/b/0": ["1000"], "d/other/m/a/0": ["1111"]}
+    )
     assert len(tables.differences_table(found, CONTROLS)) == 1
     assert len(tables.differences_table(found, {})) == 0
     apart = results(tmp_path / "apart", {"d/clean/m/a/0": ["1110"], "d/clean/m/b/1": ["1000"]})
@@ -108,7 +117,9 @@ def test_no_difference_is_taken_without_a_control_against_itself_of_curves_or_wi
     assert len(tables.differences_table(load(paths), CONTROLS)) == 0
 
 
-def test_differences_of_runs_with_different_numbers_of_examples_pair_those_that_both_have(tmp_path: Path) -> None:
+def test_differences_of_runs_with_different_numbers_of_examples_pair_those_that_both_have(
+    tmp_path: Path,
+) -> None:
     for name, bits in {"shorter": ("1110", "100011"), "longer": ("111011", "1000")}.items():
         runs = {"d/clean/m/a/0": [bits[0]], "d/clean/m/b/0": [bits[1]]}
         (row,) = rows(tables.differences_table(results(tmp_path / name, runs), CONTROLS))
@@ -116,7 +127,10 @@ def test_differences_of_runs_with_different_numbers_of_examples_pair_those_that_
 
 
 def test_per_class_pools_the_seeds_and_leaves_curves_and_other_metrics_out(tmp_path: Path) -> None:
-    more = [entry("robust_accuracy", "pgd", "1111", eps=0.1, curve=True), entry("target_recall", "none", "1", "target")]
+    more = [
+        entry("robust_accuracy", "pgd", "1111", eps=0.1, curve=True),
+        entry("target_recall", "none", "1", "target"),
+    ]
     paths = [
         evaluation(tmp_path, f"d/clean/m/a/{s}", [entry("clean_accuracy", "none", bits), *more], test=TEST)
         for s, bits in enumerate(["1101", "1100"])
@@ -161,7 +175,9 @@ def test_a_subset_without_examples_breaks_no_table(tmp_path: Path) -> None:
 
 
 def test_hits_are_stacked_by_seed(tmp_path: Path) -> None:
-    found = results(tmp_path, {"d/clean/m/a/0": ["1110"], "d/clean/m/a/7": ["1000"], "d/clean/m/b/0": ["1111"]})
+    found = results(
+        tmp_path, {"d/clean/m/a/0": ["1110"], "d/clean/m/a/7": ["1000"], "d/clean/m/b/0": ["1111"]}
+    )
     stacked = found.stacked(("d", "clean", "m", "a"), ("none", "", 0.0, False, "clean_accuracy"))
     assert {seed: table.tolist() for seed, table in stacked.items()} == {
         0: [True, True, True, False],
@@ -175,7 +191,9 @@ def test_a_table_is_written_with_six_digits_and_line_ends_of_one_kind(tmp_path: 
     assert path.read_bytes() == 'name,value,count\n"ü, x",0.333333,1\n,1e-07,2\n'.encode()
 
 
-@pytest.mark.parametrize("content", ['{"hello": 1}', "[1, 2]", '{"run": {}, "entries": []}', "3", '{"run": {"seed": 1}}'])
+@pytest.mark.parametrize(
+    "content", ['{"hello": 1}', "[1, 2]", '{"run": {}, "entries": []}', "3", '{"run": {"seed": 1}}']
+)
 def test_a_foreign_json_file_among_the_evaluations_is_named(content: str, tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json"
     path.write_text(content)
@@ -200,7 +218,9 @@ def test_the_step_writes_all_six_tables_and_the_same_bytes_again(tmp_path: Path)
         order = paths if out == "one" else paths[::-1]
         step.run(evaluations=order, ledgers=[tmp_path / "ledger.yaml"], controls=controls, out=tmp_path / out)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == [f"{n}.csv" for n in ("claims", "differences", "measures", "per_class", "results", "summary")]
+    assert names == [
+        f"{n}.csv" for n in ("claims", "differences", "measures", "per_class", "results", "summary")
+    ]
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     first = (tmp_path / "one" / "results.csv").read_text().splitlines()

@@ -38,8 +38,8 @@ def assemble(
     """The report as plain JSON.
 
     `tables` is the folder of the CSV files, `runs` the run.json files, `experiment` has name, title,
-    description, seeds, config (the whole configuration) and file (where it is not the default one). Paths are written as seen from the folder above
-    the reports. Raises DataError when a file is not what it should be.
+    description, seeds, config (the whole configuration) and file (where it is not the default one). Paths are
+    written as seen from the folder above the reports. Raises DataError when a file is not what it should be.
     """
     known = inputs or read(tables, runs)
     order = order_of(experiment)
