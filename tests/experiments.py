@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconfound.config import Experiment, parse
+from deconfound.config import parse
+from deconfound.experiment import Experiment
 from deconfound.tables import Results, load
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from deconfound.attacks import ATTACKS
-from deconfound.config import TABLES, Experiment
 from deconfound.data import DATASETS
 from deconfound.defenses import DEFENSES
+from deconfound.experiment import TABLES, Experiment
 from deconfound.fingerprint import closure
 from deconfound.models import MODELS
 from deconfound.poisons import POISONS
@@ -69,6 +69,8 @@ def test_every_section_of_an_experiment_belongs_to_a_stage_or_only_to_the_report
 
 
 def test_outputs_stay_in_place_for_snakemake_to_judge() -> None:
-    kinds = [out for stage in STAGES.values() for key in ("outs", "metrics", "plots") for out in stage.get(key, [])]
+    kinds = [
+        out for stage in STAGES.values() for key in ("outs", "metrics", "plots") for out in stage.get(key, [])
+    ]
     assert kinds
     assert all(settings["persist"] for out in kinds for settings in out.values())

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from oracle_models import CPU, DUAL, linear_problem, tiny_images, write_images
 from torch import Generator, Tensor, nn
 
+from deconfound import evaluation as evaluation_module
 from deconfound.errors import UserError
 from deconfound.evaluation import Entry, Evaluation, poison_measures, unpack
 from deconfound.fields import Eps, hyperparameters
@@ -196,6 +197,19 @@ def test_every_attack_and_seed_has_draws_of_its_own_that_no_other_attack_moves()
     assert b == b_alone and b != a and b != b_of_another_seed
 
 
+def test_large_splits_are_attacked_in_batches_with_draws_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation_module, "BATCH", 3)
+    found = evaluation()
+    found.robust({"even": block(of=2)}, silent)
+    assert [len(labels) for labels, _ in ATTACKED] == [3, 3, 2]
+    assert len({tuple(draws) for _, draws in ATTACKED}) == 3
+    assert hits(found.entries[0]) == [
+        right and label % 2 == 1 for right, label in zip(CLEAN, TRUE, strict=True)
+    ]
+
+
 def test_a_model_that_is_wrong_everywhere_has_nothing_left_to_attack() -> None:
     wrong = Evaluation(Reader(), Images(pictures([0, 1]), torch.tensor([1, 0])), 0)
     wrong.robust({"all": block()}, silent)
@@ -274,7 +288,7 @@ def test_a_stated_step_size_grows_with_the_radius(monkeypatch: pytest.MonkeyPatc
 
 
 def test_success_is_counted_on_images_of_other_classes_alone() -> None:
-    says = [2, 2, 2, 2, 4, 5, 2, 1, 2, 3]  # under the trigger
+    says = [2, 2, 2, 2, 4, 0, 2, 1, 2, 4]  # under the trigger: the target, the truth, or neither
     triggered = Images(pictures(says), torch.full((10,), 2))
     found = evaluation()
     subsets = found.backdoor("badnets", triggered)
@@ -476,6 +490,8 @@ def test_an_evaluation_holds_every_metric_with_its_bits_and_subset(
         "biased_loss_clean",
         "first_weight_ratio",
     }
+    loss, mask = read_npz(stored["model"] / "trace.npz")["biased_loss"], read_npz(stored["poisoned"])["mask"]
+    assert found["measures"]["biased_loss_poisoned"] == pytest.approx(np.median(loss[mask]))
     assert found["provenance"]["inputs"].keys() == {"model", "test", "borrowed", "poisoned"}
 
 

@@ -213,6 +213,11 @@ EDITED = {  # a file, and whose parameters an edit of it touches
     "data/digits.py": {"fetch_code"},
     "data/scenes.py": set(),
     "models/timm_models.py": set(),
+    "models/small_cnn.py": {
+        *(f"train_code {name}" for name in ("cbd", "trades", "standard")),
+        *(f"evaluate_code {name}" for name in ("cbd", "trades", "standard clean")),
+        "attack_code",
+    },
     "attacks/pgd.py": {"attack_code", "evaluate_code trades", "evaluate_code standard clean"},
     "steps/train.py": {"train_code cbd", "train_code trades", "train_code standard"},
     "steps/fetch.py": {"fetch_code"},

@@ -88,6 +88,20 @@ def test_a_run_in_two_studies_is_evaluated_under_the_attacks_of_both() -> None:
     assert len(list(found.studies(run("digits/clean/cnn/trades/seed0")))) == 2
 
 
+def test_a_study_gives_its_attacks_to_its_own_defenses_only() -> None:
+    other = changed()["studies"]["evasion"] | {
+        "defenses": ["standard", "cbd"],
+        "attacks": ["other"],
+        "curves": [],
+    }
+    found = plan({"attacks.other": {"kind": "fgsm", "eps": 0.2}, "studies.again": other})
+    attacks = {
+        name: list(found.attacks(run(f"digits/clean/cnn/{name}/seed0"))["attacks"])
+        for name in ("trades", "cbd")
+    }
+    assert attacks == {"trades": ["pgd", "transfer"], "cbd": ["other"]}
+
+
 def test_a_curve_that_two_studies_ask_for_is_drawn_once() -> None:
     again = changed()["studies"]["evasion"] | {"title": "the same cells, once more"}
     curves = plan({"studies.again": again}).attacks(run("digits/clean/cnn/trades/seed0"))["curves"]

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from deconfound.config import TABLES
 from deconfound.errors import ConfigError
+from deconfound.experiment import TABLES
 from deconfound.fields import (
     Count,
     Eps,

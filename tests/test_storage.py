@@ -50,8 +50,10 @@ def test_an_atomic_write_shows_nothing_until_it_is_complete(tmp_path: Path) -> N
     with atomic(path) as temporary:
         assert temporary.parent == path.parent and temporary.name.endswith(".part")
         temporary.write_text("new")
+        written = temporary.stat().st_ino
         assert not path.exists()
     assert path.read_text() == "new"
+    assert path.stat().st_ino == written, "the file was copied instead of renamed"
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
     assert path.stat().st_mode & 0o777 == 0o644
 
@@ -125,6 +127,9 @@ def test_bytes_do_not_depend_on_the_order_or_the_memory_of_tensors(tmp_path: Pat
     write_weights(tmp_path / "one", WEIGHTS)
     write_weights(tmp_path / "two", turned)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    write_npz(tmp_path / "three", ARRAYS, about={"a": 1, "b": 2})
+    write_npz(tmp_path / "four", ARRAYS, about={"b": 2, "a": 1})
+    assert (tmp_path / "three").read_bytes() == (tmp_path / "four").read_bytes()
 
 
 @tmp

@@ -96,6 +96,12 @@ def test_differences_pair_the_same_seeds_whatever_the_order_of_the_files(tmp_pat
     assert (row["defense"], row["control"], row["total"], row["seeds"]) == ("a", "b", 10, 2)
 
 
+def test_tables_of_hits_are_paired_by_seed_and_not_by_position() -> None:
+    one = {0: hits("1111000000"), 1: hits("1100000000")}
+    other = {1: hits("0100000000"), 0: hits("0111000000")}
+    assert tables.paired(one, other) == tables.paired(one, dict(sorted(other.items())))
+
+
 def test_a_seed_that_the_control_lacks_is_left_out_of_a_difference(tmp_path: Path) -> None:
     found = results(tmp_path, {f"d/clean/m/a/{s}": ["1110"] for s in range(3)} | {"d/clean/m/b/1": ["1000"]})
     (row,) = rows(tables.differences_table(found, CONTROLS))

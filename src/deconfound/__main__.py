@@ -246,6 +246,8 @@ def evaluate(
     from deconfound.steps import evaluate as step
 
     pairs = [text.partition("=") for text in stored or []]
+    if wrong := [name for name, equals, file in pairs if not (name and equals and file)]:
+        raise UserError(f"--stored: expected NAME=FILE, got {wrong[0]!r}")
     files = {name: Path(file) for name, _, file in pairs}
     device = setup(threads=threads, gpu=gpu > 0)
     step.run(model=model, test=test, spec=spec, out=out, poisoned=poisoned, stored=files, device=device)
@@ -258,9 +260,11 @@ def claims(plan: PlanFile, out: Out, code: Code = "") -> None:
     Example: deconfound claims --plan reports/plan.json --out reports/tables
     """
     from deconfound.steps import claims as step
+    from deconfound.steps.spec import require
     from deconfound.storage import read_json
 
     found = read_json(plan)
+    require(found, "evaluations", "ledgers", "controls", at=str(plan))
     evaluations = [Path(path) for path in found["evaluations"]]
     ledgers = [Path(path) for path in found["ledgers"]]
     step.run(evaluations=evaluations, ledgers=ledgers, controls=found["controls"], out=out)
@@ -273,9 +277,12 @@ def report(plan: PlanFile, out: Out, code: Code = "") -> None:
     Example: deconfound report --plan reports/plan.json --out reports
     """
     from deconfound.steps import report as step
+    from deconfound.steps.spec import require
     from deconfound.storage import read_json
 
-    step.run(plan=read_json(plan), out=out)
+    found = read_json(plan)
+    require(found, "experiment", "file", "runs", "adversarial", "poisoned", "clean", at=str(plan))
+    step.run(plan=found, out=out)
 
 
 @app.command()
@@ -287,9 +294,12 @@ def timings(
 ) -> None:
     """Write a page with the seconds and the memory that each rule took (they differ from run to run)."""
     from deconfound.steps import timings as step
+    from deconfound.steps.spec import require
     from deconfound.storage import read_json
 
-    step.run(plan=read_json(plan), folder=folder, out=out)
+    found = read_json(plan)
+    require(found, "timings", at=str(plan))
+    step.run(plan=found, folder=folder, out=out)
 
 
 def main() -> None:

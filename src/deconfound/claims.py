@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deconfound.config import CLEAN, load_yaml
+from deconfound.config import load_yaml
 from deconfound.errors import ConfigError
+from deconfound.experiment import CLEAN
 from deconfound.fields import Real
 from deconfound.plan import Run
-from deconfound.registry import explain
+from deconfound.registry import explain, nearest
 from deconfound.statistics import Interval, mean, rate
 from deconfound.tables import GATE, Bools, Key, Results, paired
 
@@ -84,13 +85,17 @@ def read_ledger(path: Path) -> Ledger:
     try:
         ledger = Ledger.model_validate(load_yaml(path))
     except ValidationError as error:
-        keys = [*Ledger.model_fields, *Claim.model_fields]
-        raise ConfigError(
-            "\n".join(f"{path}: {line}" for line in explain(error, at="", names=keys))
-        ) from None
+        lines = explain(error, at="", root=Ledger)
+        raise ConfigError("\n".join(f"{path}: {line}" for line in lines)) from None
+    faults = []
     for index, claim in enumerate(ledger.claims):
         if claim.premise is not None and claim.premise not in ledger.premises:
-            raise ConfigError(f"{path}: claims.{index}.premise: unknown premise {claim.premise!r}")
+            hint = nearest(claim.premise, ledger.premises)
+            faults.append(f"{path}: claims.{index}.premise: unknown premise {claim.premise!r}{hint}")
+        if claim.id in [earlier.id for earlier in ledger.claims[:index]]:
+            faults.append(f"{path}: claims.{index}.id: {claim.id!r} stands twice")
+    if faults:
+        raise ConfigError("\n".join(faults))
     return ledger
 
 
@@ -180,14 +185,23 @@ def _keys(claim: Claim, cell: Key, results: Results) -> list[Key]:
 def _effect(treated: Key, other: Key | None, key: Key, results: Results) -> tuple[Interval | None, int]:
     """The effect with its interval, and over how many seeds."""
     if key[0] == "" and not results.stacked(treated, key):
-        values = [found[key[4]] for run, found in sorted(results.measures.items()) if _cell(run) == treated]
-        return mean(np.array(values)), len(values)
+        values = _measured(treated, key[4], results)
+        if other is not None:
+            against = _measured(other, key[4], results)
+            values = {seed: value - against[seed] for seed, value in values.items() if seed in against}
+        return (mean(np.array(list(values.values()))), len(values)) if values else (None, 0)
     hits = results.stacked(treated, key)
     if other is None:
         return rate(np.stack(list(hits.values()))), len(hits)
-    against: dict[int, Bools] = results.stacked(other, key)
-    shared = set(hits) & set(against)
-    return (paired(hits, against), len(shared)) if shared else (None, 0)
+    other_hits: dict[int, Bools] = results.stacked(other, key)
+    shared = set(hits) & set(other_hits)
+    return (paired(hits, other_hits), len(shared)) if shared else (None, 0)
+
+
+def _measured(cell: Key, measure: str, results: Results) -> dict[int, float]:
+    """A measure by seed, where it was taken."""
+    found = {run.seed: taken for run, taken in sorted(results.measures.items()) if _cell(run) == cell}
+    return {seed: taken[measure] for seed, taken in found.items() if measure in taken}
 
 
 def _premise(ledger: Ledger, claim: Claim, cell: Key, results: Results) -> tuple[str, bool]:

@@ -9,6 +9,7 @@ method repeats nothing.
 import ast
 import hashlib
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,16 @@ def closure(*modules: str) -> list[str]:
 
 
 def fingerprint(*modules: str) -> str:
-    """Digest of the closure; a module outside the package counts by its name and the bytes of its file."""
+    """Digest of the closure; a module outside the package counts by its bytes, and by what it imports of ours."""
     inside = [module for module in modules if module.split(".")[0] == PACKAGE]
+    outside = {module: _source(module) for module in sorted(set(modules) - set(inside))}
+    for module, source in outside.items():
+        inside += _imports(ast.parse(source), module)
     lines = [f"{module} {read(module)[0]}" for module in closure(*inside)]
-    for module in sorted(set(modules) - set(inside)):
-        lines.append(f"{module} {_outside(module)}")
+    lines += [f"{module} {hashlib.sha256(source).hexdigest()}" for module, source in outside.items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def _outside(module: str) -> str:
-    from importlib.util import find_spec
-
+def _source(module: str) -> bytes:
     spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        return ""
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    return Path(spec.origin).read_bytes() if spec and spec.origin else b""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from deconfound.config import CLEAN, Experiment, module_of
+from deconfound.experiment import CLEAN, Experiment, module_of
 from deconfound.fingerprint import ROOT, fingerprint
 from deconfound.plan import Plan, Run
 from deconfound.storage import digest

@@ -36,6 +36,7 @@ def info_nce(scores: Tensor) -> Tensor:
 
     van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018, equation 4.
     """
+    _pairs(scores)
     return scores.log_softmax(1).diagonal().mean() + math.log(len(scores))
 
 

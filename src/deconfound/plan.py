@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from deconfound.attacks.transfer import Transfer
-from deconfound.config import CLEAN, Block, Experiment, Study, full, make, preparation
+from deconfound.experiment import CLEAN, Block, Curve, Experiment, Study, full, make, preparation
 from deconfound.registry import nearest
 
 
@@ -78,7 +78,9 @@ class Plan:
         """Everything that a run is evaluated under: blocks by name, curves, number of examples."""
         studies = list(self.studies(run))
         names = sorted({name for study in studies for name in study.attacks})
-        curves = [curve for study in studies for curve in study.curves]
+        curves: list[Curve] = []
+        for study in studies:
+            curves += [curve for curve in study.curves if curve not in curves]
         examples = [study.examples for study in studies]
         blocks = {name: self.block("attacks", name) for name in names}
         for block in blocks.values():
@@ -143,29 +145,60 @@ def _grid(study: Study, experiment: Experiment) -> Iterator[Run]:
         yield Run(*parts)
 
 
-def check(experiment: Experiment) -> list[str]:
-    """Faults between the parts: unknown names, impossible combinations. The parts themselves are valid."""
-    faults = []
-    if len(set(experiment.seeds)) < len(experiment.seeds):
-        faults.append(f"seeds: expected different seeds, got {experiment.seeds}")
-    if CLEAN in experiment.poisons:
-        faults.append(f"poisons.{CLEAN}: the name {CLEAN!r} stands for no poison; choose another")
-    for name, block in experiment.defenses.items():
-        before = block.get("starts_from")
-        if before is not None and (before not in experiment.defenses or before == name):
-            hint = nearest(before, set(experiment.defenses) - {name})
-            faults.append(f"defenses.{name}.starts_from: expected another defense, got {before!r}{hint}")
-        elif before is not None and experiment.defenses[before].get("starts_from"):
-            faults.append(
-                f"defenses.{name}.starts_from: expected a defense that starts from nothing, got {before!r}"
-            )
+RESERVED = {"poisons": {CLEAN: "no poison", "any": "every poison, in a ledger"}}
+RESERVED |= {
+    "attacks": {"none": "no attack", "worst_case": "the worst of all attacks", "do_style": "an intervention"}
+}
+
+
+def check(experiment: Experiment, *, parts_are_valid: bool = True) -> list[str]:
+    """Faults between the parts: unknown names, impossible combinations, each said once.
+
+    With invalid parts only the names are checked, since nothing can be built.
+    """
+    faults = (
+        []
+        if len(set(experiment.seeds)) == len(experiment.seeds)
+        else [f"seeds: expected different seeds, got {experiment.seeds}"]
+    )
+    for kind, names in RESERVED.items():
+        for name in sorted(names & getattr(experiment, kind).keys()):
+            faults.append(f"{kind}.{name}: the name {name!r} stands for {names[name]}; choose another")
+    faults += _check_starts(experiment)
     for name, study in experiment.studies.items():
         faults += [f"studies.{name}.{fault}" for fault in _check_names(study, experiment)]
-    if faults:
+    if parts_are_valid:
+        faults += _check_transfers(experiment)
+    if faults or not parts_are_valid:
         return faults
     for name, study in experiment.studies.items():
         faults += [f"studies.{name}{fault}" for fault in _check_study(study, experiment)]
-    return faults or list(_check_runs(Plan(experiment)))
+    return faults or list(dict.fromkeys(_check_runs(Plan(experiment))))
+
+
+def _check_starts(experiment: Experiment) -> Iterator[str]:
+    for name, block in experiment.defenses.items():
+        before = block.get("starts_from")
+        if before is None:
+            continue
+        if not isinstance(before, str) or before not in experiment.defenses or before == name:
+            hint = nearest(before, set(experiment.defenses) - {name})
+            yield f"defenses.{name}.starts_from: expected another defense, got {before!r}{hint}"
+        elif experiment.defenses[before].get("starts_from"):
+            yield f"defenses.{name}.starts_from: expected a defense that starts from nothing, got {before!r}"
+
+
+def _check_transfers(experiment: Experiment) -> Iterator[str]:
+    crafting = {
+        n: b for n, b in experiment.attacks.items() if not isinstance(make("attacks", n, b), Transfer)
+    }
+    for name in sorted(set(experiment.attacks) - set(crafting)):
+        source = make("attacks", name, experiment.attacks[name]).attack
+        if source in experiment.attacks and source not in crafting:
+            yield f"attacks.{name}.attack: expected an attack that crafts images, got the transfer {source!r}"
+        elif source not in crafting:
+            hint = nearest(source, crafting)
+            yield f"attacks.{name}.attack: expected a name defined in this experiment, got {source!r}{hint}"
 
 
 def _check_names(study: Study, experiment: Experiment) -> Iterator[str]:
@@ -182,7 +215,9 @@ def _check_names(study: Study, experiment: Experiment) -> Iterator[str]:
     ]
     for key, names, known in sections:
         for index, name in enumerate(names):
-            place = key if key in ("recipe", "control") else f"{key}.{index}"
+            place = {"recipe": key, "control": key, "curves": f"{key}.{index}.attack"}.get(
+                key, f"{key}.{index}"
+            )
             if name not in set(known):
                 yield f"{place}: expected a name defined in this experiment, got {name!r}{nearest(name, known)}"
             elif name in names[:index] and key != "curves":
@@ -208,13 +243,11 @@ def _check_study(study: Study, experiment: Experiment) -> Iterator[str]:
 def _check_runs(plan: Plan) -> Iterator[str]:
     runs = plan.runs()
     for run in runs:
-        recipes = {study.recipe for study in plan.studies(run)}
-        if len(recipes) > 1:
-            yield f"studies: {run} has two recipes ({', '.join(sorted(recipes))}); give one of the two another name"
-        for name, (source, attack) in plan.transfers(run).items():
+        for key in ("recipe", "control"):
+            found = sorted({getattr(study, key) for study in plan.studies(run)})
+            if len(found) > 1:
+                named = f"{str(run).rpartition('/')[0]} has two {key}s ({', '.join(found)})"
+                yield f"studies: {named}; let the studies agree, or give a part another name"
+        for name, (source, _) in plan.transfers(run).items():
             if source not in runs:
                 yield f"attacks.{name}: expected a run of this experiment as source, got {source} (for {run})"
-            elif attack not in plan.experiment.attacks:
-                yield f"attacks.{name}.attack: unknown attack {attack!r}{nearest(attack, plan.experiment.attacks)}"
-            elif isinstance(make("attacks", attack, plan.experiment.attacks[attack]), Transfer):
-                yield f"attacks.{name}.attack: expected an attack that crafts images, got the transfer {attack!r}"

@@ -6,7 +6,8 @@ A job imports only its own method, and a dotted name in a config loads a method 
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -37,10 +38,15 @@ def resolve(table: Table, kind: object, *, at: str) -> type[Any]:
     module, _, name = target(table, kind, at=at).partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise ConfigError(f"{at}: cannot load {module}:{name}: {error}") from error
-    assert isinstance(found, type)
+    if not isinstance(found, type) or not _is_pydantic(found):
+        raise ConfigError(f"{at}: expected a class made with @hyperparameters, got {module}:{name}")
     return found
+
+
+def _is_pydantic(cls: type[Any]) -> bool:
+    return hasattr(cls, "__pydantic_fields__")
 
 
 def build(table: Table, block: Mapping[str, Any], *, at: str) -> Any:
@@ -50,23 +56,54 @@ def build(table: Table, block: Mapping[str, Any], *, at: str) -> Any:
     try:
         return TypeAdapter(cls).validate_python(parameters)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, at=at, names=field_names(cls)))) from None
+        raise ConfigError("\n".join(explain(error, at=at, root=cls))) from None
 
 
-def field_names(cls: type[Any]) -> list[str]:
-    """Names of the fields of a pydantic class."""
-    fields = getattr(cls, "__pydantic_fields__", None) or getattr(cls, "model_fields", {})
-    return list(fields)
+def field_names(cls: Any) -> list[str]:
+    """Names of the fields of a pydantic class; none for anything else."""
+    return list(_fields(cls))
 
 
-def explain(error: ValidationError, *, at: str, names: Iterable[str] = ()) -> list[str]:
-    """One line per fault: dotted key, what was expected, what was found, the nearest valid name."""
+def keys_at(cls: Any, place: Iterable[str | int]) -> list[str]:
+    """Names of the fields that are known at a place inside a pydantic class, such as ("studies", "a", "curves", 0)."""
+    kind = cls
+    for step in place:
+        kind = _inside(kind, step)
+    return field_names(kind)
+
+
+def _fields(cls: Any) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = getattr(cls, "__pydantic_fields__", {})
+    return found
+
+
+def _inside(kind: Any, step: str | int) -> Any:
+    """The type of a field, or of the values of a mapping or a list; of a union, the part that has fields."""
+    found = _fields(kind)[str(step)].annotation if str(step) in _fields(kind) else kind
+    while get_args(found) and not _fields(found):
+        parts = [part for part in get_args(found) if part is not type(None)]
+        if get_origin(found) is Annotated:
+            found = parts[0]
+        elif get_origin(found) in (Union, UnionType):
+            found = next((part for part in parts if _fields(part)), parts[0])
+        elif found is kind:
+            return parts[-1] if get_origin(found) is not tuple else parts[0]
+        else:
+            return found
+    return found
+
+
+def explain(error: ValidationError, *, at: str, root: Any) -> list[str]:
+    """One line per fault: dotted key, what was expected, what was found, the nearest valid name.
+
+    root: the pydantic class that was validated.
+    """
     lines = []
     for fault in error.errors(include_url=False):
         place = ".".join([at, *map(str, fault["loc"])] if at else list(map(str, fault["loc"])))
         if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            key = fault["loc"][-1]
-            lines.append(f"{place}: unknown key{nearest(key, names)}")
+            known = keys_at(root, fault["loc"][:-1])
+            lines.append(f"{place}: unknown key{nearest(fault['loc'][-1], known)}")
         elif fault["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
             lines.append(f"{place}: required key is missing")
         else:

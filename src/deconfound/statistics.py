@@ -23,7 +23,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(hits: int, total: int, *, level: float = LEVEL) -> Interval:
+def wilson(hits: float, total: int, *, level: float = LEVEL) -> Interval:
     """Interval of a proportion from independent trials (Wilson 1927); [0, 1] when there are none."""
     if total == 0:
         return Interval(float("nan"), 0.0, 1.0)
@@ -41,8 +41,10 @@ def rate(hits: NDArray[np.bool_]) -> Interval:
     first knows of the seeds, the second stays honest near 0 and 1, where variances vanish.
     """
     table = np.asarray(hits, float)
+    if table.shape[1] == 0:
+        return Interval(float("nan"), 0.0, 1.0)
     crossed = _crossed(table)
-    plain = wilson(round(float(table.mean()) * table.shape[1]), table.shape[1])
+    plain = wilson(float(table.mean()) * table.shape[1], table.shape[1])
     low, high = min(crossed.low, plain.low), max(crossed.high, plain.high)
     return Interval(crossed.value, max(0.0, low), min(1.0, high))
 
@@ -75,27 +77,18 @@ def mean(values: Floats) -> Interval:
 
 
 def _crossed(table: Floats) -> Interval:
-    """t-interval of the mean of a table (S, N) whose rows and columns are both random.
+    """Interval of the mean of a table (S, N) whose rows and columns are both random.
 
-    Variance of the mean: between rows / S + between columns / N - residual / (S N) (Cornfield & Tukey 1956),
-    never below either of the first two; degrees of freedom after Satterthwaite. With one row only the columns
-    count.
+    Variance of the mean: between rows / S + between columns / N (Cornfield & Tukey 1956, without taking off the
+    residual that both contain). Each part has Student's quantile for its own degrees of freedom, so that three
+    seeds count as three (in the manner of Cochran 1964). With one row only the columns count.
     """
     seeds, examples = table.shape
     value = float(table.mean())
     if examples < 2:
         return Interval(value, float("-inf"), float("inf"))
-    columns = float(table.mean(0).var(ddof=1)) / examples
-    rows = float(table.mean(1).var(ddof=1)) / seeds if seeds > 1 else 0.0
-    residual = 0.0
+    parts = [(float(table.mean(0).var(ddof=1)) / examples, examples - 1)]
     if seeds > 1:
-        rest = table - table.mean(0) - table.mean(1)[:, None] + value
-        residual = float((rest**2).sum()) / ((seeds - 1) * (examples - 1)) / (seeds * examples)
-    variance = max(rows + columns - residual, rows, columns)
-    if variance == 0.0:
-        return Interval(value, value, value)
-    freedom = (rows + columns) ** 2 / (
-        rows**2 / max(1, seeds - 1) + columns**2 / (examples - 1) if rows or columns else 1.0
-    )
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, max(1.0, freedom))) * variance**0.5
+        parts.append((float(table.mean(1).var(ddof=1)) / seeds, seeds - 1))
+    half = sum(float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) ** 2 * part for part, freedom in parts) ** 0.5
     return Interval(value, value - half, value + half)

@@ -4,12 +4,16 @@ Arrays are npz, weights safetensors, everything else JSON. A reader meets the ol
 never a part of either.
 """
 
+import errno
+import glob
 import hashlib
 import json
 import os
 import platform
+import struct
 import subprocess
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -35,6 +39,8 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary name in the same folder, renamed to `path` on success and removed on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name[:40])}.*.part"):
+        left.unlink(missing_ok=True)  # of a process that was killed; an artifact has one writer
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -45,7 +51,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        if error.errno == 28:  # ENOSPC
+        if error.errno == errno.ENOSPC:
             raise UserError(
                 f"{path}: no space left on the disk; free some and run the same command"
             ) from error
@@ -85,25 +91,40 @@ def write_npz(path: Path, arrays: Mapping[str, Array], *, about: Mapping[str, An
         np.savez_compressed(file, allow_pickle=False, **content)
 
 
+DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, SyntaxError, RuntimeError, MemoryError)
+DAMAGE += (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError)  # type: ignore[assignment]
+
+
 def read_npz(path: Path, *names: str) -> dict[str, Array]:
     """Read the named arrays (all of them if none is named) from an npz file; no pickle."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if missing := [name for name in names if name not in archive.files]:
-                raise DataError(
-                    f"{path}: expected arrays {', '.join(missing)}; found {', '.join(archive.files)}"
-                )
-            return {name: archive[name] for name in names or archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(path):  # refuses anything else before numpy guesses
+            archive = np.load(path, allow_pickle=False)
+        with archive:
+            found = {name: archive[name] for name in names or archive.files if name in archive.files}
+            present = list(archive.files)
+        if not all(isinstance(array, np.ndarray) for array in found.values()):
+            raise ValueError("it holds files that are no arrays")
+    except DAMAGE as error:
         raise DataError(f"{path}: not a readable npz file ({error}); remove it and run again") from error
+    if missing := [name for name in names if name not in present]:
+        raise DataError(f"{path}: expected arrays {', '.join(missing)}; found {', '.join(present) or 'none'}")
+    return found
 
 
 def write_weights(path: Path, state: Mapping[str, "Tensor"]) -> None:
     """Write tensors as safetensors, atomically; same tensors, same bytes."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     with atomic(path) as temporary:
-        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, temporary)
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:
+            if "os error 28" in str(error):
+                raise OSError(errno.ENOSPC, "No space left on device") from error
+            raise
 
 
 def read_weights(path: Path) -> dict[str, "Tensor"]:
@@ -120,9 +141,12 @@ def read_weights(path: Path) -> dict[str, "Tensor"]:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hexadecimal SHA-256 of a file; a DataError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def digest(value: Any) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from deconfound.errors import DataError
 from deconfound.evaluation import unpack
 from deconfound.plan import Run
 from deconfound.statistics import Interval, difference, rate, wilson
@@ -58,19 +59,32 @@ def load(paths: Iterable[Path]) -> Results:
     measures: dict[Run, Mapping[str, float]] = {}
     classes: dict[str, tuple[str, ...]] = {}
     for path in paths:
-        found = read_json(path)
-        run = Run(**found["run"])
-        labels = {
-            name: np.frombuffer(base64.b64decode(text), "<u2").astype(np.int64)
-            for name, text in found["subsets"].items()
-        }
-        classes[run.dataset] = tuple(found["classes"])
-        measures[run] = found["measures"]
-        for entry in found["entries"]:
-            key = tuple(entry[name] for name in MEASURED)
-            rows.append(Row(run, key, unpack(entry), labels[entry["subset"]]))
+        try:
+            run, found, taken, names = _read(path)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{path}: expected the evaluation of a run: {error!r}; remove it and run again"
+            ) from error
+        classes[run.dataset] = names
+        measures[run] = taken
+        rows += found
     rows.sort(key=lambda row: (row.run, row.key[4], row.key[0], row.key[1:4]))
     return Results(tuple(rows), measures, classes)
+
+
+def _read(path: Path) -> tuple[Run, list[Row], Mapping[str, float], tuple[str, ...]]:
+    """Run, rows, measures and class names of one evaluation."""
+    found = read_json(path)
+    run = Run(**found["run"])
+    labels = {
+        name: np.frombuffer(base64.b64decode(text), "<u2").astype(np.int64)
+        for name, text in found["subsets"].items()
+    }
+    rows = []
+    for entry in found["entries"]:
+        key = tuple(entry[name] for name in MEASURED)
+        rows.append(Row(run, key, unpack(entry), labels[entry["subset"]]))
+    return run, rows, dict(found["measures"]), tuple(found["classes"])
 
 
 def results_table(results: Results) -> pd.DataFrame:
@@ -102,7 +116,8 @@ def differences_table(results: Results, controls: Mapping[Key, str]) -> pd.DataF
         if control is None or control == cell[3] or key[3] or not shared:
             continue
         found = paired(seeds, other)
-        shape = {"total": len(seeds[shared[0]]), "seeds": len(shared)}
+        total = min(len(table[seed]) for table in (seeds, other) for seed in shared)
+        shape = {"total": total, "seeds": len(shared)}
         effect = {"effect": found.value, "low": found.low, "high": found.high}
         rows.append(dict(zip(CELL, cell, strict=True)) | {"control": control} | _key(key) | effect | shape)
     names = [name for name in MEASURED if name != "curve"]

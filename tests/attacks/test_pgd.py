@@ -142,6 +142,23 @@ def test_a_model_without_any_gradient_is_attacked_with_finite_legal_images(
     assert ThreatModel(norm=norm, eps=0.1).contains(x, x_adv).all()
 
 
+class Rivals(nn.Module):
+    """Logits (0, first pixel, second pixel): the margin follows the larger, the cross-entropy both."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.zeros(len(x), 1), x.flatten(1)[:, :2]], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("score", "moved"), [("margin", [0.1, 0, 0, 0]), ("cross_entropy", [0.1, 0.1, 0, 0])]
+)
+def test_the_score_says_what_is_climbed(score: ScoreName, moved: list[float]) -> None:
+    x = torch.tensor([0.5, 0.3, 0.5, 0.5]).view(1, 1, 2, 2)
+    attack = PGD(eps=0.1, score=score, steps=1, step_size=0.1, random_start=False)
+    x_adv = attack(Rivals(), x, torch.zeros(1).long(), rng=fresh())
+    assert (x_adv - x).flatten().tolist() == pytest.approx(moved, abs=1e-6)
+
+
 def test_without_gradient_and_random_start_the_image_stays() -> None:
     model, x, y = Linear(torch.zeros(12)), linear_problem()[1], torch.zeros(64).long()
     assert torch.equal(PGD(eps=0.1, norm="l2", random_start=False)(model, x, y, rng=fresh()), x)

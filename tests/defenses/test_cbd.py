@@ -372,6 +372,17 @@ def test_trace_and_notes_describe_the_twin_and_the_weights_after_the_first_epoch
     assert done.notes["biased_loss_p05"] == pytest.approx(float(np.quantile(biased, 0.05)))
 
 
+def test_the_first_weights_are_those_after_the_first_of_several_epochs() -> None:
+    spec = CBD(biased_epochs=1)
+    short, long = (
+        trained(spec, recipe=Recipe(epochs=epochs, batch_size=8, schedule="constant"))[0].trace[
+            "first_weight"
+        ]
+        for epochs in (1, 3)
+    )
+    assert np.array_equal(short, long)
+
+
 # Stopping by the rule
 
 NOT_YET = torch.full((30,), 0.6)

@@ -17,8 +17,8 @@ from deconfound.threat import Norm, ThreatModel
 
 @hyperparameters
 class PGD:
-    """Projected gradient ascent on a score. eps and step_size in pixel units; restarts are independent random
-    starts.
+    """Projected gradient ascent on a score. eps and step_size in pixel units of `norm`; steps from a
+    random_start (or from the image itself); restarts are independent random starts.
 
     step_size defaults to 2.5 eps / steps, the choice of Madry et al. for their l2 and MNIST experiments.
     """
@@ -59,7 +59,7 @@ class PGD:
 
 @hyperparameters
 class FGSM:
-    """One step of size eps from the image itself, without a random start."""
+    """One step of size eps (pixel units of `norm`) from the image itself, without a random start."""
 
     eps: Eps
     norm: Norm = "linf"

@@ -1,6 +1,7 @@
 """A person's own images: a directory or zip files with `split/class/picture.png`, read without unpacking.
 
-Splits are `train` and `test`. A `val` folder is added to `train`, from which the pipeline cuts its own `val`.
+Splits are `train` and `test`. A `val` folder is added to `train`, from which the pipeline cuts its own
+`val`.
 """
 
 import io
@@ -17,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from deconfound.data.downloads import foreign
 from deconfound.data.image_layout import Entry, Reader, check, entries_of, listing, open_source
 from deconfound.data.splits import stratified
 from deconfound.errors import DataError
-from deconfound.fields import Count, Natural, OpenFraction, hyperparameters
+from deconfound.fields import Count, Natural, OpenFraction, hyperparameters, integer
 from deconfound.types import Images, Source, Split
 
 UNREADABLE = (
@@ -37,16 +38,16 @@ Pixels = NDArray[np.uint8]
 class ImageFolder:
     """path: a directory, a zip file, or several of them, merged; relative to where the command runs.
 
-    test: which fraction of `train` becomes the test split if there is no `test` folder (stratified).
-    size: resize all pictures to (height, width), or to a square (bilinear; proportions are not kept).
-    channels: 3 converts all to RGB, 1 to grey.
+    test: which fraction of `train` becomes the test split if there is no `test` folder (stratified). seed:
+    of that cut. size: resize all pictures to (height, width), or to a square (bilinear; proportions are not
+    kept). channels: 3 converts all to RGB, 1 to grey.
     """
 
     path: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
     test: OpenFraction | None = None
     seed: Natural = 0
     size: Count | tuple[Count, Count] | None = None
-    channels: Literal[1, 3] = 3
+    channels: Annotated[Literal[1, 3], BeforeValidator(integer)] = 3
 
     @property
     def expects(self) -> tuple[tuple[int, int, int] | None, int | None]:

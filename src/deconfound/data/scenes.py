@@ -2,8 +2,8 @@
 
 shape -> label; style -> background, texture, colour; label <-> style only by `correlation`
 
-An object whose shape causes the label lies somewhere on a textured ground. Ground and colours follow a style
-that equals the label with probability `correlation` and is drawn uniformly otherwise. Where there is
+An object whose shape causes the label lies somewhere on a textured ground. Ground and colours follow a
+style that equals the label with probability `correlation` and is drawn uniformly otherwise. Where there is
 correlation, the test split also carries `x_do_style`: the same objects, positions and noise, redrawn under
 do(style), where style is independent of the label.
 """
@@ -80,9 +80,10 @@ def _hue(hue: Floats) -> Floats:
 class Scenes:
     """classes: how many shapes; correlation: P(style = label) beyond chance, in the i.i.d. splits.
 
-    noise: standard deviation of pixel noise; clutter: small distractors per picture; contrast: how far the
-    object's brightness may lie from the ground's (lower is harder); size: radius of the object, in half
-    pictures; turn: range of rotations, 1 is a full turn.
+    train, test: number of pictures; seed: of all draws. noise: standard deviation of pixel noise; clutter:
+    small distractors per picture; contrast: how far the object's brightness may lie from the ground's
+    (lower is harder); size: radius of the object, in half pictures; turn: range of rotations, 1 is a full
+    turn.
     """
 
     classes: Annotated[Natural, Field(ge=2, le=len(SHAPES))] = 10

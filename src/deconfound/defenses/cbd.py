@@ -19,7 +19,7 @@ from deconfound.defenses.standard import cross_entropy
 from deconfound.defenses.workbench import Defended, Workbench
 from deconfound.fields import Count, Fraction01, NonNegative, Positive, hyperparameters
 from deconfound.information import Critic, dependence_gap
-from deconfound.models.classifier import Classifier, frozen, predict, to_unit
+from deconfound.models.classifier import Classifier, eval_mode, frozen, predict, to_unit
 from deconfound.optimisers import batches, load_optimizer_tensors, optimizer_tensors, under
 from deconfound.recipe import Recipe
 from deconfound.rng import global_seed
@@ -35,13 +35,14 @@ class CBD:
     percentile is at most 0.05 nats while the median is still at least 0.5, which needs no label of poison.
     biased_loss: `generalised` (q = 0.7) is a deviation.
 
-    reweight: weigh examples by relative difficulty; normalise: to a batch mean of 1. mi_weight: lambda of the
-    dependence gap. compression: beta of the squared norm of z. critic_lr (Adam), critic_steps: updates per
-    batch; alternate: update the critic in every batch, or in a pass of its own before every epoch, as
-    released. lipschitz: true projection, or as released.
+    reweight: weigh examples by relative difficulty; normalise: to a batch mean of 1. mi_weight: lambda of
+    the dependence gap. compression: beta of the squared norm of z. critic_lr (Adam), critic_steps: updates
+    per batch; critic_dropout: of its two layers; alternate: update the critic in every batch, or in a pass
+    of its own before every epoch, as released. lipschitz: true projection, or as released.
 
     shuffle: the placebo. `features` pairs each example with the features r of another example of the batch,
-    `twin` with features and loss of another: the same machinery, without the information of the biased twin.
+    `twin` with features and loss of another: the same machinery, without the information of the biased
+    twin.
     """
 
     biased_epochs: Count = 5
@@ -74,13 +75,13 @@ class CBD:
         objective = Deconfounding(self, biased, width=model.head.in_features, rng=bench.rng("critic"))
         per_epoch = len(batches(len(bench.data.y), bench.recipe.batch_size))
         if self.alternate == "epoch" and self.mi_weight:
-            objective.critic_pass(model, bench)
+            objective.critic_pass(model, bench, 0)
 
         def after_epoch(step: int, model: nn.Module) -> bool:
             if step == per_epoch:
                 objective.first_weights = relative_difficulty(loss, example_losses(model, bench.data))
             if self.alternate == "epoch" and self.mi_weight:
-                objective.critic_pass(model, bench)
+                objective.critic_pass(model, bench, step // per_epoch)
             return False
 
         bench.fit(model, objective, watch=after_epoch, every=per_epoch)
@@ -150,18 +151,19 @@ class Deconfounding:
             else:
                 self.critic.project_as_released()
 
-    def critic_pass(self, model: nn.Module, bench: Workbench) -> None:
-        """One pass over the training set that updates the critic only."""
-        rng = bench.rng("critic pass")
+    def critic_pass(self, model: nn.Module, bench: Workbench, number: int) -> None:
+        """One pass over the training set that updates the critic only; the network is left as it is."""
+        rng = bench.rng(f"critic pass {number}")
         assert isinstance(model, Classifier)
         device = next(model.parameters()).device
         order = torch.randperm(len(bench.data.y), generator=rng)
-        for part in batches(len(order), bench.recipe.batch_size):
-            x, y = bench.data.x[order[part]].to(device), bench.data.y[order[part]].to(device)
-            x = to_unit(x)
-            with torch.no_grad():
-                z = model.features(x)
-            self.update_critic(self._twin(x, y, rng=rng)[0], z)
+        with eval_mode(model), global_seed(rng):
+            for part in batches(len(order), bench.recipe.batch_size):
+                x, y = bench.data.x[order[part]].to(device), bench.data.y[order[part]].to(device)
+                x = to_unit(x)
+                with torch.no_grad():
+                    z = model.features(x)
+                self.update_critic(self._twin(x, y, rng=rng)[0], z)
 
     def state(self) -> dict[str, Tensor]:
         """Critic, its optimiser, and the recorded weights."""

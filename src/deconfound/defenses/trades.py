@@ -18,7 +18,9 @@ CIFAR = Ascent(threat=ThreatModel(eps=8 / 255), step_size=0.007, steps=10)
 
 @hyperparameters
 class TRADES:
-    """beta weighs the divergence against the clean cross-entropy; 0 is standard training."""
+    """ascent: the inner maximisation. beta weighs the divergence against the clean cross-entropy; 0 is standard
+    training.
+    """
 
     ascent: Ascent = CIFAR
     beta: NonNegative = 6.0

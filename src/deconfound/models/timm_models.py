@@ -24,7 +24,9 @@ SMALL = 64  # pictures up to this side keep their resolution through the stem
 
 @functools.cache
 def known_names() -> frozenset[str]:
-    """Names of timm's architectures, read from its source: importing timm costs seconds, this a tenth of one."""
+    """Names of timm's architectures, read from its source: importing timm costs seconds, this a tenth of
+    one.
+    """
     spec = find_spec("timm")
     folder = Path(spec.origin).parent / "models" if spec and spec.origin else None
     if folder is None or not folder.is_dir():
@@ -43,6 +45,7 @@ class TimmModel:
 
     options: passed to the architecture (drop_path_rate, img_size, patch_size, ...). small_stem: keep the
     resolution of pictures up to 64 pixels; switch off for architectures that are made for small images.
+    Transformers keep the patches that their options ask for.
     """
 
     name: str
@@ -67,7 +70,7 @@ class TimmModel:
         model: Any = timm.create_model(
             self.name, pretrained=False, num_classes=classes, in_chans=shape[0], **self.options
         )
-        if self.small_stem and max(shape[1:]) <= SMALL:
+        if self.small_stem and max(shape[1:]) <= SMALL and not hasattr(model, "patch_embed"):
             keep_resolution(model)
         head = model.get_classifier()
         if not isinstance(head, nn.Linear):

@@ -16,8 +16,8 @@ from deconfound.types import Images, Poisoned
 
 @hyperparameters
 class BadNets:
-    """rate: edited / all training images. target: the label of all-to-one; all-to-all moves every label up by
-    one.
+    """rate: edited / all training images. mode: all_to_one gives the label `target`, all_to_all moves every label
+    up by one. trigger: the patch.
 
     from_target: draw victims from all classes, as the CBD release does; by default the target class is left
     out, since its images would carry a trigger and an unchanged label.

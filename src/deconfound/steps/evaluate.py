@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from deconfound.errors import ConfigError
 from deconfound.evaluation import Evaluation, poison_measures
 from deconfound.progress import progress
 from deconfound.steps.images import load_images
+from deconfound.steps.spec import require
 from deconfound.steps.weights import load_model
 from deconfound.storage import provenance, read_json, read_npz, write_json
 from deconfound.types import Images
@@ -33,7 +35,11 @@ def run(
     spec: `attacks` (blocks by name), `curves`, `examples`. poisoned: the poisoned set of the run, if any;
     stored: per transfer attack the file of images.
     """
+    require(spec, "attacks", "curves", "examples", at="--spec")
     stored = stored or {}
+    for name, block in spec["attacks"].items():
+        if block.get("kind") == "transfer" and name not in stored:
+            raise ConfigError(f"--stored: the transfer {name} needs its images: --stored NAME=FILE")
     about = read_json(model / "run.json")
     images, classes = load_images(test)
     network = load_model(model, device)

@@ -9,6 +9,7 @@ import numpy as np
 from deconfound.data import DATASETS
 from deconfound.data.splits import cut_val, limit
 from deconfound.registry import build
+from deconfound.steps.spec import require
 from deconfound.storage import provenance, write_npz
 from deconfound.types import Array, Split
 
@@ -18,6 +19,7 @@ def run(*, spec: Mapping[str, Any], cache: Path, out: Path) -> None:
 
     spec: `source` (the block of the data set), `val` (fraction of train), `slice` (sizes), `split_seed`.
     """
+    require(spec, "source", "val", "slice", "split_seed", at="--spec")
     source = build(DATASETS, spec["source"], at="datasets").fetch(cache)
     seed = int(spec["split_seed"])
     sizes = spec["slice"]

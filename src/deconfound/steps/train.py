@@ -15,6 +15,7 @@ from deconfound.recipe import Recipe
 from deconfound.registry import build
 from deconfound.rng import generator, global_seed
 from deconfound.steps.images import load_images
+from deconfound.steps.spec import require
 from deconfound.steps.weights import load_model
 from deconfound.storage import (
     digest,
@@ -45,6 +46,8 @@ def run(
     the run that the defense starts from. scratch holds the state of a killed training, keyed by all that it
     depends on.
     """
+    require(spec, "model", "training", "defense", at="--spec")
+    require(run, "dataset", "poison", "model", "defense", "seed", at="--run")
     inputs = {"train": train, "val": val} | ({"start": start / "model.safetensors"} if start else {})
     key = digest([spec, run, code, {name: sha256(path) for name, path in inputs.items()}])
     images, classes = load_images(train)

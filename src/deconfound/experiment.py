@@ -1,0 +1,142 @@
+"""The parts of an experiment: named blocks, studies that combine them, and how a block becomes an object.
+
+These pydantic models are the only definition of the format; `config` reads it, `plan` enumerates it.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from deconfound.attacks import ATTACKS
+from deconfound.data import DATASETS
+from deconfound.defenses import DEFENSES
+from deconfound.fields import Count, Eps, Natural, OpenFraction, hyperparameters
+from deconfound.models import MODELS
+from deconfound.poisons import POISONS
+from deconfound.recipe import Recipe
+from deconfound.registry import Table, build, target
+
+NAME = re.compile(r"[a-z0-9_]+")
+CLEAN = "clean"  # the name of no poison
+Block = dict[str, Any]
+
+
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ValueError(f"expected a name of lower-case letters, digits and '_', got {text!r}")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Slice(_Strict):
+    """A class-balanced part of a large data set; None keeps all."""
+
+    train: Count | None = None
+    test: Count | None = None
+
+
+@hyperparameters
+class Preparation:
+    """What every data set's block may say besides its own parameters: val is cut from train, stratified and
+    seeded.
+    """
+
+    val: OpenFraction = 0.1
+    slice: Slice = Slice()
+    split_seed: Natural = 0
+
+
+class Curve(_Strict):
+    """Robust accuracy of one attack over a list of eps, for the security curve."""
+
+    attack: Name
+    eps: list[Eps] = Field(min_length=2)
+
+
+class Study(_Strict):
+    """A grid: every dataset x poison x model x defense, for every seed, under every attack.
+
+    control: the defense that differences are taken against. keep: attacks whose images, crafted on the base
+    runs, are stored. examples: attack only the first so many test images.
+    """
+
+    title: str = ""
+    datasets: list[Name] = Field(min_length=1)
+    poisons: list[Name] = Field(default=[CLEAN], min_length=1)
+    models: list[Name] = Field(min_length=1)
+    recipe: Name
+    defenses: list[Name] = Field(min_length=1)
+    control: Name = "standard"
+    attacks: list[Name] = []
+    keep: list[Name] = []
+    curves: list[Curve] = []
+    examples: Count | None = None
+
+
+class Experiment(_Strict):
+    """Named parts, and studies that combine them. Names become wildcards in paths, values never do."""
+
+    name: Name
+    title: str = ""
+    description: str = ""
+    seeds: list[Natural] = Field(min_length=1)
+    reports: str = "reports"
+    ledgers: list[str] = []
+    datasets: dict[Name, Block] = Field(min_length=1)
+    models: dict[Name, Block] = Field(min_length=1)
+    recipes: dict[Name, Block] = Field(min_length=1)
+    poisons: dict[Name, Block] = {}
+    attacks: dict[Name, Block] = {}
+    defenses: dict[Name, Block] = Field(min_length=1)
+    studies: dict[Name, Study] = Field(min_length=1)
+
+
+RECIPES: Table = {"recipe": f"{Recipe.__module__}:{Recipe.__name__}"}
+PREPARATIONS: Table = {"preparation": f"{Preparation.__module__}:{Preparation.__name__}"}
+PREPARATION_KEYS = ("val", "slice", "split_seed")
+TABLES: dict[str, Table] = {
+    "datasets": DATASETS,
+    "models": MODELS,
+    "poisons": POISONS,
+    "attacks": ATTACKS,
+    "defenses": DEFENSES,
+}
+
+
+def make(kind: str, name: str, block: Mapping[str, Any]) -> Any:
+    """The object that a named block describes; kind is the plural key of its section."""
+    if kind == "recipes":
+        return build(RECIPES, {"kind": "recipe", **block}, at=f"{kind}.{name}")
+    if kind == "datasets":
+        preparation(name, block)
+        block = {key: value for key, value in block.items() if key not in PREPARATION_KEYS}
+    if kind == "defenses":
+        block = {key: value for key, value in block.items() if key != "starts_from"}
+    return build(TABLES[kind], block, at=f"{kind}.{name}")
+
+
+def preparation(name: str, block: Mapping[str, Any]) -> Preparation:
+    """How a data set's splits are cut, from the common keys of its block."""
+    found = {key: block[key] for key in PREPARATION_KEYS if key in block}
+    made: Preparation = build(PREPARATIONS, {"kind": "preparation", **found}, at=f"datasets.{name}")
+    return made
+
+
+def full(kind: str, name: str, block: Mapping[str, Any]) -> Block:
+    """The block with every default written out, as plain JSON values: what a job receives."""
+    made = make(kind, name, block)
+    values: Block = TypeAdapter(type(made)).dump_python(made, mode="json")
+    return ({"kind": block["kind"]} if "kind" in block else {}) | values
+
+
+def module_of(kind: str, block: Mapping[str, Any]) -> str:
+    """The module that defines a block's kind, for the fingerprint of a job."""
+    return target(TABLES[kind], block["kind"], at=kind).partition(":")[0]
