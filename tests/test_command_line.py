@@ -79,7 +79,7 @@ def test_a_rule_has_a_docstring_a_log_a_benchmark_threads_resources_and_a_messag
     assert "> {log} 2>&1" in body
 
 
-@pytest.mark.parametrize("name", set(BODIES) - set(WITH_SHELL))
+@pytest.mark.parametrize("name", sorted(set(BODIES) - set(WITH_SHELL)))
 def test_a_rule_without_a_command_only_collects(name: str) -> None:
     assert "localrule: True" in BODIES[name] and "output:" not in BODIES[name] and "run:" not in BODIES[name]
 
