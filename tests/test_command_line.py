@@ -361,9 +361,10 @@ def test_a_spec_or_run_without_its_parts_is_refused(
         assert said.startswith("deconfound: error: "), name
     for name in ("train", "defend"):
         assert "seed" in refused(capsys, *replaced(commands[name], "--run", '{"dataset": "digits"}'))
-    (prepared / "empty.json").write_text("{}")
-    for name in ("claims", "report"):
-        assert "empty.json" in refused(capsys, name, "--plan", "empty.json", "--out", "out")
+    for content in ("{}", "[1]", "3"):
+        (prepared / "foreign.json").write_text(content)
+        for name in ("claims", "report"):
+            assert "foreign.json" in refused(capsys, name, "--plan", "foreign.json", "--out", "out")
     for name, spec in {"poison": BADNETS | {"raet": 1}, "attack": PGD | {"raet": 1}}.items():
         assert "raet: unknown key" in refused(capsys, *replaced(commands[name], "--spec", json.dumps(spec)))
 

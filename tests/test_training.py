@@ -19,11 +19,10 @@ from torch.nn import functional as F
 from deconfound import training
 from deconfound.defenses.standard import cross_entropy
 from deconfound.errors import ConfigError, UserError
-from deconfound.models.classifier import predict
 from deconfound.optimisers import batches, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from deconfound.recipe import Recipe
 from deconfound.steps import train as train_step
-from deconfound.storage import read_json, read_npz
+from deconfound.storage import read_json, read_npz, read_weights
 from deconfound.training import augment, only_one
 
 RECIPE = Recipe(epochs=3, batch_size=8)
@@ -97,6 +96,22 @@ def test_every_epoch_shows_every_example_once_in_a_new_order() -> None:
     assert all(seen.modes) and len(set(seen.draws)) == len(seen.draws)
 
 
+def test_seed_and_phase_decide_the_order() -> None:
+    orders = []
+    for seed, phase in ((0, "model"), (0, "model"), (1, "model"), (0, "biased")):
+        seen = Watched()
+        workbench(Recipe(epochs=1, batch_size=8), seed=seed)[0].fit(small_network(), seen, phase=phase)
+        orders.append(torch.cat([x for x, _ in seen.batches]))
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2]) and not torch.equal(orders[0], orders[3])
+
+
+def test_a_network_that_comes_in_evaluation_mode_is_trained_in_training_mode() -> None:
+    seen, model = Watched(), small_network().eval()  # as a defense gets it that starts from a trained one
+    workbench(RECIPE)[0].fit(model, seen)
+    assert all(seen.modes) and not model.training
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_the_first_step_is_that_of_the_optimiser_by_hand(optimizer: Any) -> None:
     recipe = Recipe(
@@ -138,9 +153,17 @@ def test_the_history_tells_epoch_loss_and_accuracy_on_val() -> None:
     assert steps == 2 * BATCHES
     assert [record["epoch"] for record in records] == [1, 2]
     assert [record["loss"] for record in records] == [3, 3]
-    accuracy = float((predict(model, bench.val.x).argmax(1) == bench.val.y).double().mean())
-    assert records[-1]["val_accuracy"] == pytest.approx(accuracy)
     assert not model.training
+
+
+def test_the_accuracy_in_the_history_is_that_on_val_after_the_epoch() -> None:
+    bench, trainer = workbench(RECIPE)
+    model = small_network()
+    bench.fit(model, cross_entropy)
+    with torch.no_grad():
+        guess = model.eval()(bench.val.x.float() / 255).argmax(1)
+    accuracy = float((guess == bench.val.y).double().mean())
+    assert trainer.history["model"][-1]["val_accuracy"] == pytest.approx(accuracy) and accuracy > 0.6
 
 
 def test_a_watch_sees_its_steps_in_evaluation_mode_and_ends_the_training() -> None:
@@ -257,12 +280,13 @@ def test_views_come_from_the_generator() -> None:
 
 
 def test_the_loop_augments_every_epoch_differently_and_leaves_the_data_alone() -> None:
-    bench, _ = workbench(Recipe(epochs=2, batch_size=30, crop=1))
+    alike = tiny_images()._replace(x=tiny_images().x[:1].repeat(30, 1, 1, 1))  # the order cannot show
+    bench, _ = workbench(Recipe(epochs=2, batch_size=30, crop=1), data=alike)
     before, seen = bench.data.x.clone(), Watched()
     bench.fit(small_network(), seen)
     assert torch.equal(bench.data.x, before)
-    first, second = (x.flatten(1).sum(1).sort().values for x, _ in seen.batches)
-    assert not torch.allclose(first, second)
+    (first, _), (second, _) = seen.batches
+    assert not torch.equal(first, second)
 
 
 # Runs that are killed, through the step that a workflow calls
@@ -374,11 +398,39 @@ def test_a_finished_phase_is_not_trained_twice(tmp_path: Path) -> None:
     assert not watched.batches and same(first.state_dict(), second.state_dict())
 
 
+def test_a_phase_that_its_watch_ended_is_not_taken_up_again(tmp_path: Path) -> None:
+    def end(step: int, model: nn.Module) -> bool:
+        return step == 6
+
+    first, second, watched = small_network(), small_network(seed=5), Watched()
+    assert workbench(RECIPE, scratch=tmp_path)[0].fit(first, cross_entropy, watch=end, every=3) == 6
+    assert workbench(RECIPE, scratch=tmp_path)[0].fit(second, watched, watch=end, every=3) == 6
+    assert not watched.batches and same(first.state_dict(), second.state_dict())
+
+
 def test_a_run_repeats_to_the_byte_and_another_seed_gives_other_weights(tmp_path: Path) -> None:
     first, again = outcome(run(tmp_path / "a")), outcome(run(tmp_path / "b"))
     other = outcome(run(tmp_path / "c", seed=1))
     assert first == again
     assert first["weights"] != other["weights"]
+
+
+def test_a_network_begins_where_its_seed_says_with_the_pixels_of_its_training_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still = {"lr": 1e-20, "weight_decay": 0, "epochs": 1}
+    monkeypatch.setitem(RUNS, "still", ({"kind": "standard"}, still))
+    monkeypatch.setitem(RUNS, "still too", ({"kind": "adversarial_training", "ascent": ASCENT}, still))
+    cases = [("still", 0), ("still too", 0), ("still", 1)]
+    first, other_defense, other_seed = (
+        read_weights(run(tmp_path / str(case), name, seed=seed) / "model.safetensors")
+        for case, (name, seed) in enumerate(cases)
+    )
+    assert torch.equal(first["head.weight"], other_defense["head.weight"])  # a fair comparison
+    assert not torch.allclose(first["head.weight"], other_seed["head.weight"], atol=1e-3)
+    pixels = tiny_images().x.double() / 255
+    assert first["mean"].item() == pytest.approx(pixels.mean().item(), rel=1e-5)
+    assert first["std"].item() == pytest.approx(pixels.std().item(), rel=1e-5)
 
 
 def test_the_record_of_a_run_says_what_was_trained_on_what(tmp_path: Path) -> None:

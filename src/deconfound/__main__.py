@@ -37,6 +37,18 @@ def _spec(text: str) -> dict[str, Any]:
     return found
 
 
+def _listing(plan: Path, *keys: str) -> dict[str, Any]:
+    """What `deconfound plan` wrote; refused if it lacks a key."""
+    from deconfound.steps.spec import require
+    from deconfound.storage import read_json
+
+    found = read_json(plan)
+    if not isinstance(found, dict):
+        raise UserError(f"{plan}: expected the list of artifacts that `deconfound plan` writes")
+    require(found, *keys, at=str(plan))
+    return found
+
+
 Spec = Annotated[
     Any, typer.Option(parser=_spec, metavar="JSON", help="Parameters as JSON, or @FILE with JSON.")
 ]
@@ -260,11 +272,8 @@ def claims(plan: PlanFile, out: Out, code: Code = "") -> None:
     Example: deconfound claims --plan reports/plan.json --out reports/tables
     """
     from deconfound.steps import claims as step
-    from deconfound.steps.spec import require
-    from deconfound.storage import read_json
 
-    found = read_json(plan)
-    require(found, "evaluations", "ledgers", "controls", at=str(plan))
+    found = _listing(plan, "evaluations", "ledgers", "controls")
     evaluations = [Path(path) for path in found["evaluations"]]
     ledgers = [Path(path) for path in found["ledgers"]]
     step.run(evaluations=evaluations, ledgers=ledgers, controls=found["controls"], out=out)
@@ -277,12 +286,9 @@ def report(plan: PlanFile, out: Out, code: Code = "") -> None:
     Example: deconfound report --plan reports/plan.json --out reports
     """
     from deconfound.steps import report as step
-    from deconfound.steps.spec import require
-    from deconfound.storage import read_json
 
-    found = read_json(plan)
-    require(found, "experiment", "file", "runs", "adversarial", "poisoned", "clean", at=str(plan))
-    step.run(plan=found, out=out)
+    keys = ("experiment", "file", "runs", "adversarial", "poisoned", "clean")
+    step.run(plan=_listing(plan, *keys), out=out)
 
 
 @app.command()
@@ -294,12 +300,8 @@ def timings(
 ) -> None:
     """Write a page with the seconds and the memory that each rule took (they differ from run to run)."""
     from deconfound.steps import timings as step
-    from deconfound.steps.spec import require
-    from deconfound.storage import read_json
 
-    found = read_json(plan)
-    require(found, "timings", at=str(plan))
-    step.run(plan=found, folder=folder, out=out)
+    step.run(plan=_listing(plan, "timings"), folder=folder, out=out)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from deconfound.defenses import cbd
 from deconfound.defenses.cbd import CBD, Deconfounding, batch_normalised, generalised_cross_entropy
 from deconfound.defenses.cbd import relative_difficulty as difficulty
-from deconfound.defenses.standard import Standard
+from deconfound.defenses.standard import Standard, cross_entropy
 from deconfound.models.classifier import Classifier
 from deconfound.recipe import Recipe
 from deconfound.rng import generator
@@ -346,13 +346,17 @@ def test_the_seed_alone_decides_what_is_learnt(spec: CBD) -> None:
     assert not same(runs[0], runs[2])
 
 
-def test_the_twin_is_trained_like_any_network_at_its_own_constant_rate() -> None:
+@pytest.mark.parametrize(
+    ("loss", "minimised"), [("cross_entropy", cross_entropy), ("generalised", generalised_cross_entropy)]
+)
+def test_the_twin_is_trained_like_any_network_at_its_own_constant_rate(loss: Any, minimised: Any) -> None:
     recipe = Recipe(epochs=3, batch_size=8, schedule="steps", milestones=(0.2,))
-    _, trainer, networks = trained(CBD(biased_epochs=2, biased_lr=0.03), recipe=recipe)
+    spec = CBD(biased_epochs=2, biased_lr=0.03, biased_loss=loss)
+    _, trainer, networks = trained(spec, recipe=recipe)
     assert [record["lr"] for record in trainer.history["biased"]] == [0.03, 0.03]
     bench, _ = workbench(Recipe(epochs=2, batch_size=8, lr=0.03, schedule="constant"))
     alone = small_network("biased")
-    bench.fit(alone, cbd.cross_entropy, phase="biased")
+    bench.fit(alone, minimised, phase="biased")
     assert same(networks["biased"].state_dict(), alone.state_dict())
 
 
