@@ -509,6 +509,23 @@ def test_the_file_of_a_method_from_outside_is_in_the_fingerprint_of_its_training
     assert graph.train_code(Wildcards) != before
 
 
+WAYS = {
+    "module": [sys.executable, "-m", "deconfound", "plan"],
+    "script": [str(Path(sys.executable).parent / "deconfound"), "plan"],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_method_in_the_working_directory_is_found_however_the_program_is_started(
+    way: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own_method.py").write_text(OUTSIDE, encoding="utf-8")
+    path = write(tmp_path / "own.yaml", {"defenses.trades": {"kind": "own_method:Mine"}})
+    done = subprocess.run([*WAYS[way], path], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "digits/clean/cnn/trades/seed0" in done.stdout
+
+
 BAD_ADDRESSES = [
     "{0}:Other",
     "nowhere_at_all:X",

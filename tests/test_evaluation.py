@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracle_models import CPU, DUAL, linear_problem, tiny_images, write_images
+from sklearn.metrics import roc_auc_score
 from torch import Generator, Tensor, nn
 
 from deconfound import evaluation as evaluation_module
 from deconfound.errors import UserError
-from deconfound.evaluation import Entry, Evaluation, poison_measures, unpack
+from deconfound.evaluation import Entry, Evaluation, auroc, poison_measures, unpack
 from deconfound.fields import Eps, hyperparameters
 from deconfound.models.classifier import predict
 from deconfound.steps import attack as attack_step
@@ -519,3 +520,11 @@ def test_without_a_poison_there_is_no_backdoor_to_score(stored: dict[str, Path],
     found = scored(stored, tmp_path / "e.json")
     assert found["subsets"].keys() == {"test", "attacked"} and found["measures"] == {}
     assert {entry["metric"] for entry in found["entries"]} == {"clean_accuracy", "robust_accuracy"}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
+def test_the_auroc_is_that_of_scikit_learn_ties_included(pairs: list[tuple[int, bool]]) -> None:
+    score = np.array([float(value) for value, _ in pairs])
+    positive = np.array([flag for _, flag in pairs])
+    assume(positive.any() and not positive.all())
+    assert auroc(score, positive) == pytest.approx(roc_auc_score(positive, score))

@@ -187,13 +187,21 @@ def poison_measures(trace: Mapping[str, Array], mask: Bools) -> dict[str, float]
     """
     found = {}
     if "biased_loss" in trace:
-        from sklearn.metrics import roc_auc_score
-
         loss = trace["biased_loss"].astype(float)
-        found["biased_auroc"] = float(roc_auc_score(mask, -loss))
+        found["biased_auroc"] = auroc(-loss, mask)
         found["biased_loss_poisoned"] = float(np.median(loss[mask]))
         found["biased_loss_clean"] = float(np.median(loss[~mask]))
     if "first_weight" in trace:
         weight = trace["first_weight"].astype(float)
         found["first_weight_ratio"] = float(weight[mask].mean() / weight[~mask].mean())
     return found
+
+
+def auroc(score: NDArray[np.float64], positive: Bools) -> float:
+    """Probability that a positive example has the higher score than a negative one, ties counting half; scores (N,).
+
+    Exact, and without an import that costs more than the evaluation of a small model.
+    """
+    negative = np.sort(score[~positive])
+    below, not_above = (np.searchsorted(negative, score[positive], side=side) for side in ("left", "right"))
+    return float((below + not_above).mean() / (2 * len(negative)))
