@@ -3,6 +3,8 @@
 Everything is checked before the first job. A fault is one line: file, dotted key, expected, got, nearest valid name.
 """
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
 
     Raises ConfigError: one line per fault, each beginning with the file's name.
     """
+    if os.getcwd() not in sys.path:  # where a method of one's own may lie; `python -m` puts it there by itself
+        sys.path.insert(0, os.getcwd())
     return parse(_merged(load_yaml(path), overrides or {}), source=str(path))
 
 
