@@ -96,6 +96,22 @@ def test_differences_pair_the_same_seeds_whatever_the_order_of_the_files(tmp_pat
     assert (row["defense"], row["control"], row["total"], row["seeds"]) == ("a", "b", 10, 2)
 
 
+def test_a_difference_is_taken_on_the_same_model_and_the_same_metric(tmp_path: Path) -> None:
+    runs = {
+        f"d/clean/{m}/{n}/0": [b] for m, n, b in [("m", "a", "1110"), ("m", "b", "1000"), ("w", "a", "1111")]
+    }
+    controls = CONTROLS | {("d", "clean", "w", "a"): "b"}
+    assert [
+        row["model"] for row in rows(tables.differences_table(results(tmp_path / "one", runs), controls))
+    ] == ["m"]
+    paths = [
+        evaluation(tmp_path, "d/clean/m/a/0", TWO, test=TEST),
+        evaluation(tmp_path, "d/clean/m/b/0", TWO[:1], test=TEST),
+    ]
+    (row,) = rows(tables.differences_table(load(paths), CONTROLS))
+    assert row["metric"] == "clean_accuracy"
+
+
 def test_tables_of_hits_are_paired_by_seed_and_not_by_position() -> None:
     one = {0: hits("1111000000"), 1: hits("1100000000")}
     other = {1: hits("0100000000"), 0: hits("0111000000")}

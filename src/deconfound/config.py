@@ -23,7 +23,9 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
 
     Raises ConfigError: one line per fault, each beginning with the file's name.
     """
-    if os.getcwd() not in sys.path:  # where a method of one's own may lie; `python -m` puts it there by itself
+    if (
+        os.getcwd() not in sys.path
+    ):  # where a method of one's own may lie; `python -m` puts it there by itself
         sys.path.insert(0, os.getcwd())
     return parse(_merged(load_yaml(path), overrides or {}), source=str(path))
 
