@@ -12,7 +12,7 @@ reproduce: $(VENV)/workflow  ## install, then run the default experiment (or EXP
 	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores $(CORES) --configfile $(EXPERIMENT)
 
 test: $(VENV)/tests  ## install, then run the tests
-	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 python -m pytest -n auto $(PYTEST)
+	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile $(PYTEST)
 
 check: $(VENV)/tests  ## format, lint and types
 	PATH="$(abspath $(BIN)):$$PATH" ruff format --check .
