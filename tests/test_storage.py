@@ -2,8 +2,10 @@ import errno
 import hashlib
 import io
 import json
+import os
 import pickle
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -373,3 +375,15 @@ def test_provenance_says_commit_versions_machine_and_the_checksum_of_every_input
     assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found["machine"]["threads"] == str(torch.get_num_threads())
     assert json.loads(json.dumps(found)) == found and provenance({"train": path}) == found
+
+
+def test_the_part_of_a_killed_writer_goes_with_the_next_write_and_that_of_a_living_one_stays(
+    tmp_path: Path,
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    killed, living = tmp_path / f".a.json.{dead.pid}-x1.part", tmp_path / f".a.json.{os.getpid()}-x2.part"
+    for part in (killed, living):
+        part.write_text("half")
+    write_json(tmp_path / "a.json", 1)
+    assert not killed.exists() and living.exists()

@@ -40,8 +40,10 @@ def atomic(path: Path) -> Iterator[Path]:
     """A temporary name in the same folder, renamed to `path` on success and removed on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name[:40])}.*.part"):
-        left.unlink(missing_ok=True)  # of a process that was killed; an artifact has one writer
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
+        if not _alive(left.suffixes[-2][1:].partition("-")[0]):  # its writer was killed
+            left.unlink(missing_ok=True)
+    prefix = f".{path.name[:40]}.{os.getpid()}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -58,6 +60,19 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _alive(pid: str) -> bool:
+    """Does a process of this number run? Anything that is no number counts as alive: not ours to judge."""
+    if not pid.isdecimal():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
