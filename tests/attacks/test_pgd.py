@@ -6,7 +6,8 @@ from oracle_models import DUAL, Linear, linear_problem, same, small_network, sna
 from torch import Tensor, nn
 
 from deconfound.attacks.ascent import Ascent
-from deconfound.attacks.pgd import FGSM, PGD
+from deconfound.attacks.fgsm import FGSM
+from deconfound.attacks.pgd import PGD
 from deconfound.attacks.scores import ScoreName, margin
 from deconfound.models.classifier import predict
 from deconfound.threat import Norm, ThreatModel

@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 from deconfound.attacks.ascent import Ascent
 from deconfound.attacks.pgd import PGD
+from deconfound.attacks.scores import kl
 from deconfound.defenses.adversarial_training import AdversarialTraining
 from deconfound.defenses.standard import Standard
-from deconfound.defenses.trades import TRADES, kl
+from deconfound.defenses.trades import TRADES
 from deconfound.defenses.workbench import Defense
 from deconfound.models.classifier import eval_mode
 from deconfound.recipe import Recipe

@@ -1,7 +1,20 @@
 """Evasion attacks. A table maps a kind to its class."""
 
 ATTACKS = {
-    "fgsm": "deconfound.attacks.pgd:FGSM",
+    "fgsm": "deconfound.attacks.fgsm:FGSM",
+    "bim": "deconfound.attacks.bim:BIM",
     "pgd": "deconfound.attacks.pgd:PGD",
+    "mim": "deconfound.attacks.mim:MIM",
+    "eot": "deconfound.attacks.eot:EOT",
+    "apgd": "deconfound.attacks.apgd:APGD",
+    "apgd_targeted": "deconfound.attacks.apgd_targeted:TargetedAPGD",
+    "fab": "deconfound.attacks.fab:FAB",
+    "square": "deconfound.attacks.square:Square",
+    "autoattack": "deconfound.attacks.autoattack:AutoAttack",
+    "cw_l2": "deconfound.attacks.cw_l2:CarliniWagner",
+    "ddn": "deconfound.attacks.ddn:DDN",
+    "deepfool": "deconfound.attacks.deepfool:DeepFool",
+    "ti_dim": "deconfound.attacks.ti_dim:TIDIM",
+    "wasserstein": "deconfound.attacks.wasserstein:FrankWolfeWasserstein",
     "transfer": "deconfound.attacks.transfer:Transfer",
 }

@@ -1,24 +1,24 @@
-"""FGSM and PGD, in every norm of the threat model.
+"""Projected gradient ascent, in every norm of the threat model and on every score.
 
-FGSM: Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015, one signed gradient
-step. PGD: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, section
-2.1.
+Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, section 2.1.
 """
 
-import torch
 from torch import Generator, Tensor, nn
 
-from deconfound.attacks.ascent import Ascent
-from deconfound.attacks.scores import SCORES, ScoreName, margin
-from deconfound.fields import Count, Eps, Positive, hyperparameters
-from deconfound.models.classifier import eval_mode
+from deconfound.attacks.ascent import Steepest, climb
+from deconfound.attacks.restarts import restarted
+from deconfound.attacks.scores import ScoreName
+from deconfound.attacks.victim import Victim, attacking
+from deconfound.fields import Count, Eps, NonNegative, Positive, hyperparameters
 from deconfound.threat import Norm, ThreatModel
 
 
 @hyperparameters
 class PGD:
-    """Projected gradient ascent on a score. eps and step_size in pixel units of `norm`; steps from a
-    random_start (or from the image itself); restarts are independent random starts.
+    """eps and step_size in pixel units of `norm`; steps from a random_start (or from the image itself); restarts are
+    independent random starts. momentum: decay of the accumulated gradient, 0 for none. samples: evaluations whose mean
+    gradient is taken, for models that draw. early_stop: leave an image as soon as the model errs on it, which is all
+    that an evaluation asks; otherwise the last iterate of the restart with the largest margin is returned.
 
     step_size defaults to 2.5 eps / steps, the choice of Madry et al. for their l2 and MNIST experiments.
     """
@@ -30,6 +30,9 @@ class PGD:
     restarts: Count = 1
     score: ScoreName = "cross_entropy"
     random_start: bool = True
+    momentum: NonNegative = 0.0
+    samples: Count = 1
+    early_stop: bool = False
 
     @property
     def threat(self) -> ThreatModel:
@@ -37,41 +40,18 @@ class PGD:
         return ThreatModel(norm=self.norm, eps=self.eps)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Generator) -> Tensor:
-        """Per image the restart with the largest margin; x (N, C, H, W) in [0, 1], y (N,) true labels."""
-        step = self.step_size or max(2.5 * self.eps / self.steps, 1e-12)
-        ascent = Ascent(threat=self.threat, step_size=step, steps=self.steps, random_start=self.random_start)
-        score = SCORES[self.score]
-        with eval_mode(model):
-            best = ascent(lambda z: score(model(z), y), x, rng=rng)
-            if self.restarts == 1 or len(x) == 0:
-                return best
-            with torch.no_grad():
-                worst = margin(model(best), y)
-            for _ in range(self.restarts - 1):
-                z = ascent(lambda z: score(model(z), y), x, rng=rng)
-                with torch.no_grad():
-                    found = margin(model(z), y)
-                better = found > worst
-                best = torch.where(better.view(-1, *[1] * (x.dim() - 1)), z, best)
-                worst = torch.where(better, found, worst)
-        return best
+        """Adversarial images like x; x (N, C, H, W) in [0, 1], y (N,) true labels."""
 
+        def once(victim: Victim, x: Tensor) -> Tensor:
+            start = self.threat.random_start(x, rng=rng) if self.random_start else x
+            move = Steepest(self.threat, self.step_size or 2.5 * self.eps / self.steps, self.momentum)
+            look = victim.look(victim.goal(self.score, x))
+            return climb(
+                look, x, start, move, steps=self.steps, samples=self.samples, early_stop=self.early_stop
+            )
 
-@hyperparameters
-class FGSM:
-    """One step of size eps (pixel units of `norm`) from the image itself, without a random start."""
-
-    eps: Eps
-    norm: Norm = "linf"
-
-    @property
-    def threat(self) -> ThreatModel:
-        """The budget that an evaluator holds this attack to."""
-        return ThreatModel(norm=self.norm, eps=self.eps)
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Generator) -> Tensor:
-        """x plus eps times the steepest direction of the cross-entropy, clipped to the box."""
-        ascent = Ascent(threat=self.threat, step_size=max(self.eps, 1e-12), steps=1, random_start=False)
-        score = SCORES["cross_entropy"]
-        with eval_mode(model):
-            return ascent(lambda z: score(model(z), y), x, rng=rng)
+        x = x.detach()
+        with attacking(model, x, y) as victim:
+            if self.eps == 0 or not len(x):
+                return x.clone()
+            return restarted(once, victim, x, count=self.restarts, early_stop=self.early_stop)

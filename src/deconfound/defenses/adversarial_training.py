@@ -3,7 +3,7 @@
 Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, equation 2.1.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Generator, Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from deconfound.attacks.ascent import Ascent
 from deconfound.attacks.scores import cross_entropy
-from deconfound.defenses.workbench import Defended, Workbench
+from deconfound.defenses.workbench import PLAIN, Adaptive, Defended, Workbench
 from deconfound.fields import Fraction01, hyperparameters
 from deconfound.models.classifier import eval_mode
 from deconfound.threat import ThreatModel
@@ -22,6 +22,8 @@ CIFAR = Ascent(threat=ThreatModel(eps=8 / 255), step_size=2 / 255, steps=10)
 @hyperparameters
 class AdversarialTraining:
     """ascent: the inner maximisation, in evaluation mode. clean: weight of the clean cross-entropy beside it."""
+
+    adaptive: ClassVar[Adaptive] = PLAIN
 
     ascent: Ascent = CIFAR
     clean: Annotated[Fraction01, Field(lt=1)] = 0.0

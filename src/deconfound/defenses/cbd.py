@@ -8,7 +8,7 @@ twin's r.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from deconfound.defenses.standard import cross_entropy
-from deconfound.defenses.workbench import Defended, Workbench
+from deconfound.defenses.workbench import Adaptive, Defended, Workbench
 from deconfound.fields import Count, Fraction01, NonNegative, Positive, hyperparameters
 from deconfound.information import Critic, dependence_gap
 from deconfound.models.classifier import Classifier, eval_mode, frozen, predict, to_unit
@@ -44,6 +44,11 @@ class CBD:
     `twin` with features and loss of another: the same machinery, without the information of the biased
     twin.
     """
+
+    adaptive: ClassVar[Adaptive] = Adaptive(
+        "cover images (stamped, with their own labels) slow the learning of the trigger, on which the twin relies",
+        poisons=("badnets",),
+    )
 
     biased_epochs: Count = 5
     biased_lr: Positive = 0.1

@@ -1,15 +1,19 @@
 """Standard training: empirical risk minimisation with the cross-entropy. The base of every other run."""
 
+from typing import ClassVar
+
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from deconfound.defenses.workbench import Defended, Workbench
+from deconfound.defenses.workbench import PLAIN, Adaptive, Defended, Workbench
 from deconfound.fields import hyperparameters
 
 
 @hyperparameters
 class Standard:
     """No hyper-parameters beyond the recipe."""
+
+    adaptive: ClassVar[Adaptive] = PLAIN
 
     def __call__(self, bench: Workbench) -> Defended:
         """Train on the labels as given."""

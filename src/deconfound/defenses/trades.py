@@ -4,11 +4,14 @@ Zhang et al., "Theoretically Principled Trade-off between Robustness and Accurac
 arXiv:1901.08573, multi-class objective. Defaults: its CIFAR-10 setting (eps 0.031 as 8/255, beta = 1/lambda).
 """
 
+from typing import ClassVar
+
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from deconfound.attacks.ascent import Ascent
-from deconfound.defenses.workbench import Defended, Workbench
+from deconfound.attacks.scores import kl
+from deconfound.defenses.workbench import PLAIN, Adaptive, Defended, Workbench
 from deconfound.fields import NonNegative, hyperparameters
 from deconfound.models.classifier import eval_mode
 from deconfound.threat import ThreatModel
@@ -21,6 +24,8 @@ class TRADES:
     """ascent: the inner maximisation. beta weighs the divergence against the clean cross-entropy; 0 is standard
     training.
     """
+
+    adaptive: ClassVar[Adaptive] = PLAIN
 
     ascent: Ascent = CIFAR
     beta: NonNegative = 6.0
@@ -41,9 +46,3 @@ class TRADES:
             x_adv = self.ascent(lambda z: kl(clean, model(z)), x, rng=rng)
         logits = model(x)
         return F.cross_entropy(logits, y) + self.beta * kl(logits, model(x_adv)).mean()
-
-
-def kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(softmax(p) || softmax(q)) from logits (N, K), as (N,) nats."""
-    log_p, log_q = p.log_softmax(1), q.log_softmax(1)
-    return (log_p.exp() * (log_p - log_q)).sum(1)

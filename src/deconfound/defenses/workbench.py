@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
@@ -63,8 +63,27 @@ class Defended:
     notes: Mapping[str, float | str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Adaptive:
+    """How somebody who knows a defense attacks it: kinds of evasion attacks, or of poisons, any of which will do, and
+    why these. Nothing is believed of a defense that nobody has tried to break on purpose.
+    """
+
+    why: str
+    attacks: tuple[str, ...] = ()
+    poisons: tuple[str, ...] = ()
+
+
+GRADIENT = ("pgd", "apgd", "apgd_targeted", "autoattack")
+PLAIN = Adaptive(
+    "a network without further parts: gradient ascent on its own loss already knows all of it", GRADIENT
+)
+
+
 class Defense(Protocol):
     """A way to train: frozen hyper-parameters, called once per run."""
+
+    adaptive: ClassVar[Adaptive]
 
     def __call__(self, bench: Workbench) -> Defended:
         """Train on the bench and hand back the network."""
