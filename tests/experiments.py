@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deconfound.config import parse
 from deconfound.experiment import Experiment
-from deconfound.tables import Results, load
+from deconfound.results import Results, load
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE: dict[str, Any] = {
@@ -95,11 +95,13 @@ def entry(
     *,
     norm: str = "",
     eps: float = 0.0,
-    curve: bool = False,
+    curve: str = "",
+    steps: int = 0,
 ) -> dict[str, Any]:
     """An entry as the contract describes it; bits: a character per example."""
     packed = np.packbits(hits(bits), bitorder="little").tobytes()
-    found = {"metric": metric, "attack": attack, "norm": norm, "eps": eps, "curve": curve, "subset": subset}
+    found = {"metric": metric, "attack": attack, "norm": norm, "eps": eps, "subset": subset}
+    found |= {"curve": curve, "steps": steps}
     return found | {"hits": bits.count("1"), "total": len(bits), "bits": base64.b64encode(packed).decode()}
 
 
@@ -110,6 +112,7 @@ def evaluation(
     *,
     test: Sequence[int],
     measures: Mapping[str, float] | None = None,
+    gate: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the evaluation of a run dataset/poison/model/defense/seed; test: true labels of the test split."""
     dataset, poison, model, defense, seed = run.split("/")
@@ -121,6 +124,8 @@ def evaluation(
         "subsets": {k: base64.b64encode(np.array(v, "<u2").tobytes()).decode() for k, v in labels.items()},
         "entries": list(entries),
         "measures": dict(measures or {}),
+        "gate": gate,
+        "costs": [],
         "provenance": {},
     }
     path = folder / run / "evaluation.json"

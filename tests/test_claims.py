@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from deconfound.claims import COLUMNS, Ledger, judge, read_ledger, verdict
 from deconfound.errors import ConfigError
+from deconfound.results import Results, load
 from deconfound.statistics import Interval, difference, mean, rate
-from deconfound.tables import Results, load
 from experiments import ROOT, entry, evaluation, hits, results
 
 LEDGERS = sorted((ROOT / "claims").glob("*.yaml"))
@@ -266,7 +266,10 @@ def test_a_claim_is_judged_only_when_its_premise_held_in_every_seed(
     runs = {f"d/bad/m/{n}/{s}": [bits] for n, bits in {"a": HIGH, "b": LOW}.items() for s in SEEDS}
     found = results(tmp_path, runs, measures=measures)
     (row,) = rows(found, {"premise": "H"}, **PREMISE)
-    assert (row["verdict"], row["gate"]) == (said, f"premise H held in {held} of 3 seeds")
+    assert (row["verdict"], row["gate"]) == (
+        said,
+        f"not assessed; premise H held in {held} of 3 seeds",
+    )
     assert row["effect"] == 0.75
     (row,) = rows(found)
     assert (row["verdict"], row["gate"]) == ("supported", "not assessed")
@@ -303,7 +306,7 @@ def bad_ledger(path: Path, changes: dict[str, Any]) -> list[str]:
         ("claims.0.margin", "wide", "got 'wide'"),
         ("claims.0.margin", True, "boolean"),
         ("claims.0.direction", "over", "got 'over'"),
-        ("claims.0.norm", "l1", "got 'l1'"),
+        ("claims.0.norm", "l3", "got 'l3'"),
         ("claims.0.premise", "H9", "unknown premise 'H9'"),
         ("claims", [], "got []"),
         ("premises.H", [{"measure": "x", "abve": 1}], "did you mean 'above'?"),

@@ -122,7 +122,7 @@ BADNETS = {"kind": "badnets", "rate": 0.1, "target": 2}
 PGD = {"kind": "pgd", "eps": 0.2, "steps": 2}
 EVALUATE = {
     "attacks": {"pgd": PGD, "transfer": {"kind": "transfer", "attack": "pgd", "crafted_by": PGD}},
-    "curves": [{"name": "pgd", "eps": [0.0, 0.1], "attack": PGD}],
+    "curves": [{"name": "pgd", "axis": "eps", "values": [0.0, 0.1], "attack": PGD}],
     "examples": 30,
 }
 DEFENSES = {

@@ -129,7 +129,7 @@ WRONG_VALUES: dict[str, tuple[str, Any, str]] = {
     "number for a name": ("name", 7, "7"),
     "list for a defense to start from": ("defenses.trades.starts_from", ["standard"], "['standard']"),
     "mapping for a defense to start from": ("defenses.trades.starts_from", {}, "{}"),
-    "no word of a list": ("attacks.pgd.norm", "l1", "'l1'"),
+    "no word of a list": ("attacks.pgd.norm", "l3", "'l3'"),
     "negative eps": ("attacks.pgd.eps", -0.1, "-0.1"),
     "negative eps in a defense": ("defenses.trades.ascent.threat.eps", -1, "-1"),
     "negative eps in a curve": ("studies.evasion.curves.0.eps.1", -1, "-1"),
@@ -367,6 +367,9 @@ def test_a_block_becomes_its_object_and_is_written_out_with_every_default() -> N
         "restarts": 1,
         "score": "cross_entropy",
         "random_start": True,
+        "momentum": 0.0,
+        "samples": 1,
+        "early_stop": False,
     }
 
 
@@ -457,12 +460,15 @@ def test_snakemake_refuses_a_bad_experiment_before_any_job_with_the_same_message
 
 
 OUTSIDE = '''"""A defense that lives outside the project."""
+from typing import ClassVar
 from deconfound.defenses.standard import Standard
+from deconfound.defenses.workbench import Adaptive
 from deconfound.fields import Positive, hyperparameters
 
 @hyperparameters
 class Mine:
     """strength: of it."""
+    adaptive: ClassVar[Adaptive] = Adaptive("nothing to know", attacks=("pgd",))
     strength: Positive = 1.0
 
     def __call__(self, bench):
@@ -550,3 +556,31 @@ def test_a_module_from_outside_that_does_not_compile_is_refused(outside: Path) -
     outside.write_text("class Mine(:\n", encoding="utf-8")
     found = faults(changed({"defenses.trades": {"kind": f"{outside.stem}:Mine"}}))
     assert found[0].startswith("defenses.trades.kind: cannot load ")
+
+
+def test_a_defense_that_declares_no_adaptive_attack_is_refused(outside: Path) -> None:
+    text = "\n".join(line for line in OUTSIDE.splitlines() if "adaptive:" not in line)
+    outside.write_text(text, encoding="utf-8")
+    (line,) = faults(changed({"defenses.trades": {"kind": f"{outside.stem}:Mine"}}))
+    assert line.startswith("defenses.trades: expected a defense that declares its adaptive attack")
+    assert line.endswith("got Mine, which has none")
+
+
+@pytest.mark.parametrize("attacks, fine", [(["transfer"], False), (["fgsm"], False), (["fgsm", "pgd"], True)])
+def test_an_attacked_defense_has_to_meet_an_attack_that_knows_it(attacks: list[str], fine: bool) -> None:
+    changes = {"attacks.fgsm": {"kind": "fgsm", "eps": 0.1}, "studies.evasion.attacks": attacks}
+    if fine:
+        experiment(changes)
+    else:
+        lines = faults(changed(changes))
+        assert lines[0] == (
+            "studies: 'standard' needs an attack that knows it (pgd, apgd, apgd_targeted, autoattack), got"
+            f" {attacks[0]}"
+        )
+
+
+def test_an_attack_of_another_study_of_the_same_runs_will_do() -> None:
+    again = changed()["studies"]["evasion"] | {"attacks": ["fgsm"], "curves": [], "keep": []}
+    experiment({"attacks.fgsm": {"kind": "fgsm", "eps": 0.1}, "studies.again": again})
+    eot = {"kind": "eot", "attack": {"kind": "pgd", "eps": 0.1}}
+    experiment({"attacks.eot": eot, "studies.evasion.attacks": ["eot"]})

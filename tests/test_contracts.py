@@ -18,6 +18,7 @@ from deconfound.data import DATASETS
 from deconfound.defenses import DEFENSES
 from deconfound.defenses.workbench import Defended
 from deconfound.errors import ConfigError
+from deconfound.evaluation import at_eps
 from deconfound.models import MODELS
 from deconfound.models.classifier import Classifier, predict
 from deconfound.poisons import POISONS
@@ -38,6 +39,15 @@ ASCENT = {"threat": {"norm": "linf", "eps": "8/255"}, "step_size": 0.01, "steps"
 EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     "attacks": {
         "fgsm": {"eps": 0.1, "norm": "l2"},
+        "bim": {"eps": 0.1, "norm": "l1", "steps": 3, "score": "dlr"},
+        "mim": {"eps": 0.1, "steps": 3, "momentum": 0.5, "score": "kl"},
+        "eot": {"attack": {"kind": "pgd", "eps": 0.1, "steps": 2}, "samples": 2},
+        "apgd": {"eps": 0.1, "steps": 5, "score": "dlr", "restarts": 2},
+        "apgd_targeted": {"eps": 0.1, "norm": "l2", "steps": 4, "targets": 2},
+        "autoattack": {"eps": 0.1, "version": "plus", "steps": 3, "queries": 20},
+        "square": {"eps": 0.1, "norm": "l1", "queries": 30, "p_init": 0.5, "restarts": 2, "score": "dlr"},
+        "ti_dim": {"eps": 0.1, "steps": 3, "probability": 0.6, "resize": 0.8, "kernel": 3, "sigma": 1},
+        "wasserstein": {"eps": 0.1, "steps": 3, "window": 3, "score": "margin"},
         "pgd": {"eps": 0.1, "steps": 3, "restarts": 2, "score": "margin", "step_size": 0.05},
         "transfer": {"attack": "pgd", "model": "cnn", "crafted_by": {"kind": "fgsm", "eps": 0.1}},
     },
@@ -159,7 +169,7 @@ def test_an_attack_returns_legal_images_and_leaves_everything_else_alone(kind: s
 @pytest.mark.parametrize("kind", sorted(ATTACKS.keys() - {WITHOUT_IMAGES}))
 def test_an_attack_of_radius_zero_moves_nothing(kind: str) -> None:
     x, y = torch.rand(6, 1, 4, 4, generator=fresh()), torch.arange(6) % 3
-    attack = dataclasses.replace(made("attacks", kind), eps=0)  # as a curve does
+    attack = at_eps(made("attacks", kind), 0.0)  # as a curve does
     assert torch.equal(attack(small_network(), x, y, rng=fresh()), x)
 
 

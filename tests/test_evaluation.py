@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from oracle_models import CPU, DUAL, linear_problem, tiny_images, write_images
 from sklearn.metrics import roc_auc_score
 from torch import Generator, Tensor, nn
 
-from deconfound import evaluation as evaluation_module
+from deconfound import engine as engine_module
+from deconfound.engine import Engine
 from deconfound.errors import UserError
-from deconfound.evaluation import Entry, Evaluation, auroc, poison_measures, unpack
+from deconfound.evaluation import Entry, Evaluation, unpack
 from deconfound.fields import Eps, hyperparameters
+from deconfound.measures import auroc, poison_measures
 from deconfound.models.classifier import predict
+from deconfound.progress import Tick
 from deconfound.steps import attack as attack_step
 from deconfound.steps import evaluate as evaluate_step
 from deconfound.steps import poison as poison_step
@@ -59,8 +63,22 @@ CLEAN = [a == b for a, b in zip(SAYS, TRUE, strict=True)]
 TEST = Images(pictures(SAYS), torch.tensor(TRUE))
 
 
-def evaluation(**options: Any) -> Evaluation:
-    return Evaluation(Reader(), TEST, 0, **options)
+class EachAlone(Evaluation):
+    """Every attack is measured by itself."""
+
+    def robust(self, attacks: Mapping[str, Mapping[str, Any]], tick: Tick, *, alone: Any = None) -> None:
+        super().robust(attacks, tick, alone=attacks)
+
+
+def evaluation(
+    *,
+    model: nn.Module | None = None,
+    images: Images = TEST,
+    seed: int = 0,
+    examples: int | None = None,
+    **options: Any,
+) -> Evaluation:
+    return EachAlone(Engine(model or Reader(), images, seed, **options), examples)
 
 
 def hits(entry: Entry) -> list[bool]:
@@ -122,14 +140,15 @@ def test_packed_hits_come_back_as_they_were(values: list[bool]) -> None:
 
 def test_bits_are_packed_from_the_lowest() -> None:
     entry = Entry(
-        "asr", "badnets", "triggered", np.array([True, False, True] + [False] * 6), "linf", 0.5, True
+        "asr", "badnets", "triggered", np.array([True, False, True] + [False] * 6), "linf", 0.5, "eps"
     )
     assert entry.to_json() == {
         "metric": "asr",
         "attack": "badnets",
         "norm": "linf",
         "eps": 0.5,
-        "curve": True,
+        "curve": "eps",
+        "steps": 0,
         "subset": "triggered",
         "hits": 2,
         "total": 9,
@@ -161,7 +180,7 @@ def test_an_attack_counts_where_the_model_was_right_and_no_longer_is() -> None:
     entry = found.entries[0]
     assert hits(entry) == [right and label % 2 == 1 for right, label in zip(CLEAN, TRUE, strict=True)]
     assert (entry.metric, entry.attack, entry.norm, entry.eps) == ("robust_accuracy", "even", "linf", 1 / 255)
-    assert not entry.curve
+    assert entry.curve == ""
 
 
 def test_only_images_that_the_model_gets_right_are_attacked() -> None:
@@ -193,7 +212,7 @@ def test_the_worst_case_is_what_stands_under_every_attack_of_one_threat_model() 
 def test_every_attack_and_seed_has_draws_of_its_own_that_no_other_attack_moves() -> None:
     evaluation().robust({"a": block(), "b": block()}, silent)
     evaluation().robust({"b": block()}, silent)
-    Evaluation(Reader(), TEST, 1).robust({"b": block()}, silent)
+    evaluation(seed=1).robust({"b": block()}, silent)
     a, b, b_alone, b_of_another_seed = (draws for _, draws in ATTACKED)
     assert b == b_alone and b != a and b != b_of_another_seed
 
@@ -201,7 +220,7 @@ def test_every_attack_and_seed_has_draws_of_its_own_that_no_other_attack_moves()
 def test_large_splits_are_attacked_in_batches_with_draws_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(evaluation_module, "BATCH", 3)
+    monkeypatch.setattr(engine_module, "BATCH", 3)
     found = evaluation()
     found.robust({"even": block(of=2)}, silent)
     assert [len(labels) for labels, _ in ATTACKED] == [3, 3, 2]
@@ -212,7 +231,7 @@ def test_large_splits_are_attacked_in_batches_with_draws_of_their_own(
 
 
 def test_a_model_that_is_wrong_everywhere_has_nothing_left_to_attack() -> None:
-    wrong = Evaluation(Reader(), Images(pictures([0, 1]), torch.tensor([1, 0])), 0)
+    wrong = evaluation(images=Images(pictures([0, 1]), torch.tensor([1, 0])))
     wrong.robust({"all": block()}, silent)
     assert [hits(entry) for entry in wrong.entries] == [[False, False]] * 2
 
@@ -251,10 +270,10 @@ def test_a_transfer_is_judged_by_the_stored_images_and_the_budget_they_were_craf
 
 def test_a_curve_at_radius_zero_is_the_clean_accuracy() -> None:
     found = evaluation()
-    found.curve("nudge", block(), [0, 1 / 255], silent)
+    found.curve("nudge", block(), "eps", [0, 1 / 255], silent)
     zero, one = found.entries
     assert hits(zero) == CLEAN and hits(one) == [False] * 10
-    assert [entry.eps for entry in found.entries] == [0, 1 / 255] and zero.curve and one.curve
+    assert [entry.eps for entry in found.entries] == [0, 1 / 255] and zero.curve == one.curve == "eps"
 
 
 @pytest.mark.parametrize("norm", DUAL)
@@ -263,9 +282,9 @@ def test_the_curve_of_a_linear_model_counts_the_images_further_away_than_the_rad
     x = (x * 255).round().to(torch.uint8)
     margins = model.margin(x.float() / 255)
     radius = (margins.abs() / model.w.norm(p=DUAL[norm])).detach().numpy()
-    found = Evaluation(model, Images(x, (margins > 0).long()), 0)
+    found = evaluation(model=model, images=Images(x, (margins > 0).long()))
     radii = [0, 0.01, 0.03, 0.1, 2.0]
-    found.curve("fgsm", {"kind": "fgsm", "eps": 0.1, "norm": norm}, radii, silent)
+    found.curve("fgsm", {"kind": "fgsm", "eps": 0.1, "norm": norm}, "eps", radii, silent)
     for entry, eps in zip(found.entries, radii, strict=True):
         clear = np.abs(radius - eps) > 1e-4
         if eps < 1:  # far away the box is in the way of an exact answer
@@ -280,8 +299,8 @@ def test_a_stated_step_size_grows_with_the_radius(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         Nudge, "__call__", lambda self, model, x, y, *, rng: taken.append(self.step_size) or x
     )
-    evaluation().curve("nudge", block(eps=0.1, step_size=0.02), [0.05, 0.2], silent)
-    evaluation().curve("nudge", block(eps=0.1), [0.05], silent)
+    evaluation().curve("nudge", block(eps=0.1, step_size=0.02), "eps", [0.05, 0.2], silent)
+    evaluation().curve("nudge", block(eps=0.1), "eps", [0.05], silent)
     assert taken == [pytest.approx(0.01), pytest.approx(0.04), None]
 
 
@@ -327,7 +346,7 @@ def test_only_the_first_examples_are_attacked_and_form_a_subset_of_their_own() -
     found = evaluation(examples=7)
     found.clean_accuracy()
     found.robust({"odd": block(of=2)}, silent)
-    found.curve("odd", block(of=2), [0, 1 / 255], silent)
+    found.curve("odd", block(of=2), "eps", [0, 1 / 255], silent)
     stands = [right and label % 2 == 1 for right, label in zip(CLEAN, TRUE, strict=True)]
     assert (
         [(entry.subset, hits(entry)) for entry in found.entries]
@@ -422,7 +441,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def scored(stored: dict[str, Path], out: Path, **options: Any) -> dict[str, Any]:
     spec = {
         "attacks": {"fgsm": FGSM, "borrowed": {"kind": "transfer", "attack": "fgsm", "crafted_by": FGSM}},
-        "curves": [{"name": "fgsm", "eps": [0, 0.1], "attack": FGSM}],
+        "curves": [{"name": "fgsm", "axis": "eps", "values": [0, 0.1], "attack": FGSM}],
         "examples": None,
     }
     evaluate_step.run(
@@ -467,23 +486,23 @@ def test_an_evaluation_holds_every_metric_with_its_bits_and_subset(
     }
     entries = {(e["metric"], e["attack"], e["curve"], e["eps"]): unpack(e) for e in found["entries"]}
     assert entries.keys() == {
-        ("clean_accuracy", "none", False, 0),
-        ("clean_accuracy", "do_style", False, 0),
-        ("robust_accuracy", "fgsm", False, 0.1),
-        ("robust_accuracy", "borrowed", False, 0.1),
-        ("robust_accuracy", "worst_case", False, 0.1),
-        ("robust_accuracy", "fgsm", True, 0),
-        ("robust_accuracy", "fgsm", True, 0.1),
-        ("asr", "badnets", False, 0),
-        ("triggered_accuracy", "badnets", False, 0),
-        ("target_recall", "none", False, 0),
+        ("clean_accuracy", "none", "", 0),
+        ("clean_accuracy", "do_style", "", 0),
+        ("robust_accuracy", "fgsm", "", 0.1),
+        ("robust_accuracy", "borrowed", "", 0.1),
+        ("robust_accuracy", "worst_case", "", 0.1),
+        ("robust_accuracy", "fgsm", "eps", 0),
+        ("robust_accuracy", "fgsm", "eps", 0.1),
+        ("asr", "badnets", "", 0),
+        ("triggered_accuracy", "badnets", "", 0),
+        ("target_recall", "none", "", 0),
     }
     for entry in found["entries"]:
         assert len(unpack(entry)) == len(labels[entry["subset"]]) and unpack(entry).sum() == entry["hits"]
     crafted = read_npz(stored["crafted"])
     clean, after = crafted["before"] == crafted["y"], crafted["after"] == crafted["y"]
-    assert np.array_equal(entries["clean_accuracy", "none", False, 0], clean)
-    for key in (("fgsm", False), ("borrowed", False), ("worst_case", False), ("fgsm", True)):
+    assert np.array_equal(entries["clean_accuracy", "none", "", 0], clean)
+    for key in (("fgsm", ""), ("borrowed", ""), ("worst_case", ""), ("fgsm", "eps")):
         assert np.array_equal(entries["robust_accuracy", *key, 0.1], clean & after)
     assert found["measures"].keys() == {
         "biased_auroc",
@@ -528,3 +547,59 @@ def test_the_auroc_is_that_of_scikit_learn_ties_included(pairs: list[tuple[int, 
     positive = np.array([flag for _, flag in pairs])
     assume(positive.any() and not positive.all())
     assert auroc(score, positive) == pytest.approx(roc_auc_score(positive, score))
+
+
+# The cascade
+
+
+def test_an_attack_sees_only_what_the_attacks_before_it_left_standing() -> None:
+    found = Evaluation(Engine(Reader(), TEST, 0))
+    found.robust({"even": block(of=2), "third": block(of=3), "all": block()}, silent)
+    right = [label for ok, label in zip(CLEAN, TRUE, strict=True) if ok]
+    assert [labels for labels, _ in ATTACKED] == [
+        right,
+        [label for label in right if label % 2],
+        [label for label in right if label % 2 and label % 3],
+    ]
+    assert [(cost.attack, cost.attacked, cost.broken) for cost in found.costs] == [
+        ("even", 8, 3),
+        ("third", 5, 2),
+        ("all", 3, 3),
+    ]
+    assert [(entry.attack, hits(entry)) for entry in found.entries] == [("worst_case", [False] * 10)]
+
+
+def test_an_attack_measured_alone_sees_everything_and_still_counts_in_the_worst_case() -> None:
+    found = Evaluation(Engine(Reader(), TEST, 0))
+    found.robust({"even": block(of=2), "third": block(of=3)}, silent, alone=["third"])
+    assert [cost.attacked for cost in found.costs] == [8, 8]
+    by_name = {entry.attack: hits(entry) for entry in found.entries}
+    assert by_name == {
+        "third": [ok and y % 3 > 0 for ok, y in zip(CLEAN, TRUE, strict=True)],
+        "worst_case": [ok and y % 3 > 0 and y % 2 > 0 for ok, y in zip(CLEAN, TRUE, strict=True)],
+    }
+
+
+def test_the_worst_case_is_the_same_whether_attacks_are_measured_alone_or_in_a_row() -> None:
+    model, x, _ = linear_problem()
+    x = (x * 255).round().to(torch.uint8)
+    images = Images(x, (model.margin(x.float() / 255) > 0).long())
+    attacks = {"fgsm": {"kind": "fgsm", "eps": 0.02}, "pgd": {"kind": "pgd", "eps": 0.02}}
+    worst = []
+    for alone in ([], ["fgsm"], ["fgsm", "pgd"]):
+        found = Evaluation(Engine(model, images, 0))
+        found.robust(attacks, silent, alone=alone)
+        worst.append(hits(found.entries[-1]))
+    assert worst[0] == worst[1] == worst[2] and 0 < sum(worst[0]) < 64
+
+
+def test_a_curve_over_steps_takes_the_step_size_that_the_attack_takes_by_default() -> None:
+    model, x, _ = linear_problem()
+    x = (x * 255).round().to(torch.uint8)
+    found = evaluation(model=model, images=Images(x, (model.margin(x.float() / 255) > 0).long()))
+    block = {"kind": "bim", "eps": 0.03, "steps": 7, "step_size": 0.001}
+    found.curve("bim", block, "steps", [1, 3, 30], silent)
+    assert [(e.curve, e.steps, e.eps) for e in found.entries] == [("steps", n, 0.03) for n in (1, 3, 30)]
+    assert hits(found.entries[0]) == hits(
+        found.entries[2]
+    )  # eps / steps reaches the edge with any number of steps

@@ -84,7 +84,7 @@ def test_a_run_in_two_studies_is_evaluated_under_the_attacks_of_both() -> None:
     again = changed()["studies"]["evasion"] | {"attacks": ["other"], "curves": []}
     found = plan({"attacks.other": {"kind": "fgsm", "eps": 0.2}, "studies.again": again})
     blocks = found.attacks(run("digits/clean/cnn/trades/seed0"))
-    assert list(blocks["attacks"]) == ["other", "pgd", "transfer"]
+    assert blocks["order"] == ["pgd", "transfer", "other"] and set(blocks["attacks"]) == set(blocks["order"])
     assert len(list(found.studies(run("digits/clean/cnn/trades/seed0")))) == 2
 
 
@@ -105,7 +105,9 @@ def test_a_study_gives_its_attacks_to_its_own_defenses_only() -> None:
 def test_a_curve_that_two_studies_ask_for_is_drawn_once() -> None:
     again = changed()["studies"]["evasion"] | {"title": "the same cells, once more"}
     curves = plan({"studies.again": again}).attacks(run("digits/clean/cnn/trades/seed0"))["curves"]
-    assert [(curve["name"], curve["eps"]) for curve in curves] == [("pgd", [0.0, 0.1])]
+    assert [(curve["name"], curve["axis"], curve["values"]) for curve in curves] == [
+        ("pgd", "eps", [0.0, 0.1])
+    ]
 
 
 def test_of_two_numbers_of_examples_the_larger_is_evaluated_and_all_is_the_largest() -> None:

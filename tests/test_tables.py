@@ -10,9 +10,9 @@ import pytest
 from deconfound import tables
 from deconfound.errors import DataError
 from deconfound.plan import Run
+from deconfound.results import Cell, Key, load
 from deconfound.statistics import difference, rate, wilson
 from deconfound.steps import claims as step
-from deconfound.tables import load
 from experiments import entry, evaluation, hits, results
 
 TEST = [0, 0, 1, 1]  # true labels of the test split
@@ -43,20 +43,20 @@ def test_labels_are_read_as_little_endian_numbers_of_two_bytes(tmp_path: Path) -
 
 
 def test_results_have_a_row_per_run_and_metric_ordered_by_run_metric_and_attack(tmp_path: Path) -> None:
-    curve = entry("robust_accuracy", "pgd", "1100", norm="linf", eps=0.05, curve=True)
+    curve = entry("robust_accuracy", "pgd", "1100", norm="linf", eps=0.05, curve="eps")
     paths = [
         evaluation(tmp_path, "d/clean/m/trades/10", TWO, test=TEST),
         evaluation(tmp_path, "d/clean/m/trades/9", [*TWO[::-1], curve], test=TEST),
     ]
     found = tables.results_table(load(paths))
-    columns = "dataset,poison,model,defense,seed,attack,norm,eps,curve,metric,hits,total,value"
+    columns = "dataset,poison,model,defense,seed,attack,norm,eps,curve,steps,metric,hits,total,value,gate"
     assert list(found.columns) == columns.split(",")
-    assert [tuple(row.values())[4:] for row in rows(found)] == [
-        (9, "none", "", 0.0, False, "clean_accuracy", 3, 4, 0.75),
-        (9, "pgd", "linf", 0.05, True, "robust_accuracy", 2, 4, 0.5),
-        (9, "pgd", "linf", 0.1, False, "robust_accuracy", 1, 4, 0.25),
-        (10, "none", "", 0.0, False, "clean_accuracy", 3, 4, 0.75),
-        (10, "pgd", "linf", 0.1, False, "robust_accuracy", 1, 4, 0.25),
+    assert [tuple(row.values())[4:-1] for row in rows(found)] == [
+        (9, "none", "", 0.0, "", 0, "clean_accuracy", 3, 4, 0.75),
+        (9, "pgd", "linf", 0.05, "eps", 0, "robust_accuracy", 2, 4, 0.5),
+        (9, "pgd", "linf", 0.1, "", 0, "robust_accuracy", 1, 4, 0.25),
+        (10, "none", "", 0.0, "", 0, "clean_accuracy", 3, 4, 0.75),
+        (10, "pgd", "linf", 0.1, "", 0, "robust_accuracy", 1, 4, 0.25),
     ]
     pd.testing.assert_frame_equal(found, tables.results_table(load(paths[::-1])))
 
@@ -66,7 +66,9 @@ def test_a_summary_has_the_interval_over_seeds_and_examples_of_each_cell(tmp_pat
         tmp_path, {"d/clean/m/a/0": ["1100"], "d/clean/m/a/1": ["1110"], "d/clean/m/b/0": ["0000"]}
     )
     table = tables.summary_table(found)
-    columns = "dataset,poison,model,defense,attack,norm,eps,curve,metric,value,low,high,total,seeds,gate"
+    columns = (
+        "dataset,poison,model,defense,attack,norm,eps,curve,steps,metric,value,low,high,total,seeds,gate"
+    )
     assert list(table.columns) == columns.split(",")
     one, other = rows(table)
     expected = rate(np.array([hits("1100"), hits("1110")]))
@@ -91,7 +93,7 @@ def test_differences_pair_the_same_seeds_whatever_the_order_of_the_files(tmp_pat
         np.array([hits("1111000000"), hits("1100000000")]), np.array([hits("0100000000"), hits("0111000000")])
     )
     assert (row["low"], row["high"]) != (crossed.low, crossed.high), "this example tells pairings apart"
-    columns = "dataset,poison,model,defense,control,attack,norm,eps,metric,effect,low,high,total,seeds"
+    columns = "dataset,poison,model,defense,control,attack,norm,eps,metric,effect,low,high,total,seeds,gate"
     assert ",".join(row) == columns
     assert (row["defense"], row["control"], row["total"], row["seeds"]) == ("a", "b", 10, 2)
 
@@ -134,7 +136,7 @@ def test_no_difference_is_taken_without_a_control_against_itself_of_curves_or_wi
     assert len(tables.differences_table(found, {})) == 0
     apart = results(tmp_path / "apart", {"d/clean/m/a/0": ["1110"], "d/clean/m/b/1": ["1000"]})
     assert len(tables.differences_table(apart, CONTROLS)) == 0
-    curve = entry("robust_accuracy", "pgd", "1100", norm="linf", eps=0.1, curve=True)
+    curve = entry("robust_accuracy", "pgd", "1100", norm="linf", eps=0.1, curve="eps")
     paths = [evaluation(tmp_path / "c", f"d/clean/m/{name}/0", [curve], test=TEST) for name in "ab"]
     assert len(tables.differences_table(load(paths), CONTROLS)) == 0
 
@@ -150,7 +152,7 @@ def test_differences_of_runs_with_different_numbers_of_examples_pair_those_that_
 
 def test_per_class_pools_the_seeds_and_leaves_curves_and_other_metrics_out(tmp_path: Path) -> None:
     more = [
-        entry("robust_accuracy", "pgd", "1111", eps=0.1, curve=True),
+        entry("robust_accuracy", "pgd", "1111", eps=0.1, curve="eps"),
         entry("target_recall", "none", "1", "target"),
     ]
     paths = [
@@ -158,7 +160,7 @@ def test_per_class_pools_the_seeds_and_leaves_curves_and_other_metrics_out(tmp_p
         for s, bits in enumerate(["1101", "1100"])
     ]
     table = tables.per_class_table(load(paths))
-    columns = "dataset,poison,model,defense,attack,norm,eps,metric,label,hits,total,value,low,high"
+    columns = "dataset,poison,model,defense,attack,norm,eps,metric,label,hits,total,value,low,high,gate"
     assert list(table.columns) == columns.split(",")
     zero, one = rows(table)
     assert (zero["label"], zero["hits"], zero["total"], zero["value"]) == ("null", 4, 4, 1.0)
@@ -200,7 +202,7 @@ def test_hits_are_stacked_by_seed(tmp_path: Path) -> None:
     found = results(
         tmp_path, {"d/clean/m/a/0": ["1110"], "d/clean/m/a/7": ["1000"], "d/clean/m/b/0": ["1111"]}
     )
-    stacked = found.stacked(("d", "clean", "m", "a"), ("none", "", 0.0, False, "clean_accuracy"))
+    stacked = found.stacked(Cell("d", "clean", "m", "a"), Key("none", metric="clean_accuracy"))
     assert {seed: table.tolist() for seed, table in stacked.items()} == {
         0: [True, True, True, False],
         7: [True, False, False, False],
@@ -232,7 +234,7 @@ claims:
 """
 
 
-def test_the_step_writes_all_six_tables_and_the_same_bytes_again(tmp_path: Path) -> None:
+def test_the_step_writes_all_tables_and_the_same_bytes_again(tmp_path: Path) -> None:
     paths = [evaluation(tmp_path, f"d/clean/m/{n}/{s}", TWO, test=TEST) for n in "ab" for s in (0, 1)]
     (tmp_path / "ledger.yaml").write_text(LEDGER)
     controls = {"d/clean/m/a": "b", "d/clean/m/b": "b"}
@@ -241,11 +243,12 @@ def test_the_step_writes_all_six_tables_and_the_same_bytes_again(tmp_path: Path)
         step.run(evaluations=order, ledgers=[tmp_path / "ledger.yaml"], controls=controls, out=tmp_path / out)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == [
-        f"{n}.csv" for n in ("claims", "differences", "measures", "per_class", "results", "summary")
+        f"{n}.csv"
+        for n in ("claims", "costs", "differences", "measures", "per_class", "results", "summary", "trust")
     ]
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     first = (tmp_path / "one" / "results.csv").read_text().splitlines()
-    assert first[1] == "d,clean,m,a,0,none,,0,False,clean_accuracy,3,4,0.75"
+    assert first[1] == "d,clean,m,a,0,none,,0,,0,clean_accuracy,3,4,0.75,not assessed"
     assert len(first) == 1 + 8
     assert load(paths).measures.keys() == {Run("d", "clean", "m", n, s) for n in "ab" for s in (0, 1)}

@@ -3,7 +3,6 @@
 Everything heavy is imported inside a command, so that help and errors in options are instant.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,24 @@ from typing import Annotated, Any
 import typer
 
 from deconfound.errors import UserError
+from deconfound.options import (
+    Code,
+    Gpu,
+    ModelFolder,
+    Out,
+    PlanFile,
+    RunText,
+    Scratch,
+    Seed,
+    Spec,
+    Start,
+    TestFile,
+    Threads,
+    TrainFile,
+    ValFile,
+    listing,
+    parse_json,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,59 +39,12 @@ app = typer.Typer(
 )
 
 
-def _spec(text: str) -> dict[str, Any]:
-    source = text
-    try:
-        if text.startswith("@"):
-            source = Path(text[1:]).read_text(encoding="utf-8")
-        found = json.loads(source)
-    except OSError as error:
-        raise typer.BadParameter(f"{text[1:]}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise typer.BadParameter(f"expected JSON, or @FILE with JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise typer.BadParameter(f"expected a JSON object, got {type(found).__name__}")
-    return found
-
-
-def _listing(plan: Path, *keys: str) -> dict[str, Any]:
-    """What `deconfound plan` wrote; refused if it lacks a key."""
-    from deconfound.steps.spec import require
-    from deconfound.storage import read_json
-
-    found = read_json(plan)
-    if not isinstance(found, dict):
-        raise UserError(f"{plan}: expected the list of artifacts that `deconfound plan` writes")
-    require(found, *keys, at=str(plan))
-    return found
-
-
-Spec = Annotated[
-    Any, typer.Option(parser=_spec, metavar="JSON", help="Parameters as JSON, or @FILE with JSON.")
-]
-Out = Annotated[Path, typer.Option(help="Where to write.", dir_okay=True)]
-Seed = Annotated[int, typer.Option(min=0, help="One integer; every random draw of the step derives from it.")]
-Threads = Annotated[
-    int, typer.Option(min=1, help="CPU threads. Another number changes the last bits of results.")
-]
-Gpu = Annotated[
-    int, typer.Option(min=0, help="0 keeps the step on the CPU; otherwise a GPU is used if there is one.")
-]
-Code = Annotated[
-    str, typer.Option(help="Fingerprint of the source (the workflow passes it; no need by hand).")
-]
-TrainFile = Annotated[Path, typer.Option(help="Training set (npz): a clean split or a poisoned set.")]
-ModelFolder = Annotated[Path, typer.Option(help="Folder of a trained model (model.safetensors, run.json).")]
-TestFile = Annotated[Path, typer.Option(help="Test split (npz).")]
-PlanFile = Annotated[Path, typer.Option(help="The list of artifacts that `deconfound plan` wrote.")]
-
-
 @app.command()
 def plan(
     experiment: Annotated[Path, typer.Argument(help="An experiment (YAML).")] = Path("config.yaml"),
     out: Annotated[Path | None, typer.Option(help="Write the list of artifacts as JSON.")] = None,
     overrides: Annotated[
-        Any, typer.Option(parser=_spec, metavar="JSON", help="Keys laid over the file's.")
+        Any, typer.Option(parser=parse_json, metavar="JSON", help="Keys laid over the file's.")
     ] = "{}",
 ) -> None:
     """Check an experiment, and say which runs it consists of.
@@ -155,21 +125,6 @@ def _train(
     )
 
 
-ValFile = Annotated[Path, typer.Option(help="Validation split (npz), cut from the clean training images.")]
-RunText = Annotated[
-    Any,
-    typer.Option(
-        parser=_spec,
-        metavar="JSON",
-        help='{"dataset": ..., "poison": ..., "model": ..., "defense": ..., "seed": 0}',
-    ),
-]
-Scratch = Annotated[
-    Path, typer.Option(help="Where the state of a killed training waits for the next attempt.")
-]
-Start = Annotated[Path | None, typer.Option(help="Folder of the trained model to start from.")]
-
-
 @app.command()
 def train(
     train: TrainFile,
@@ -244,6 +199,11 @@ def evaluate(
     stored: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE: crafted images of a transfer attack.")
     ] = None,
+    fold: Annotated[
+        bool, typer.Option(help="Attack a copy without batch norms that computes the same.")
+    ] = True,
+    channels_last: Annotated[bool, typer.Option(help="Memory order of attacked images.")] = False,
+    scratch: Scratch = Path("scratch"),
     threads: Threads = 1,
     gpu: Gpu = 1,
     code: Code = "",
@@ -253,8 +213,11 @@ def evaluate(
     Example: deconfound evaluate --model checkpoints/base/digits/clean/cnn/standard/seed0 --test
     data/clean/digits/test.npz --spec '{"attacks": {"pgd": {"kind": "pgd", "eps": 0.1}}, "curves": [],
     "examples": null}' --out evaluation.json
+
+    A killed evaluation goes on where it was.
     """
     from deconfound.device import setup
+    from deconfound.engine import Speed
     from deconfound.steps import evaluate as step
 
     pairs = [text.partition("=") for text in stored or []]
@@ -262,7 +225,19 @@ def evaluate(
         raise UserError(f"--stored: expected NAME=FILE, got {wrong[0]!r}")
     files = {name: Path(file) for name, _, file in pairs}
     device = setup(threads=threads, gpu=gpu > 0)
-    step.run(model=model, test=test, spec=spec, out=out, poisoned=poisoned, stored=files, device=device)
+    speed = Speed(fold=fold, channels_last=channels_last)
+    step.run(
+        model=model,
+        test=test,
+        spec=spec,
+        out=out,
+        device=device,
+        poisoned=poisoned,
+        stored=files,
+        scratch=scratch,
+        speed=speed,
+        code=code,
+    )
 
 
 @app.command()
@@ -273,7 +248,7 @@ def claims(plan: PlanFile, out: Out, code: Code = "") -> None:
     """
     from deconfound.steps import claims as step
 
-    found = _listing(plan, "evaluations", "ledgers", "controls")
+    found = listing(plan, "evaluations", "ledgers", "controls")
     evaluations = [Path(path) for path in found["evaluations"]]
     ledgers = [Path(path) for path in found["ledgers"]]
     step.run(evaluations=evaluations, ledgers=ledgers, controls=found["controls"], out=out)
@@ -288,7 +263,7 @@ def report(plan: PlanFile, out: Out, code: Code = "") -> None:
     from deconfound.steps import report as step
 
     keys = ("experiment", "file", "runs", "adversarial", "poisoned", "clean")
-    step.run(plan=_listing(plan, *keys), out=out)
+    step.run(plan=listing(plan, *keys), out=out)
 
 
 @app.command()
@@ -301,7 +276,7 @@ def timings(
     """Write a page with the seconds and the memory that each rule took (they differ from run to run)."""
     from deconfound.steps import timings as step
 
-    step.run(plan=_listing(plan, "timings"), folder=folder, out=out)
+    step.run(plan=listing(plan, "timings"), folder=folder, out=out)
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ from deconfound.config import load_yaml
 from deconfound.errors import ConfigError
 from deconfound.experiment import CLEAN
 from deconfound.fields import Real
-from deconfound.plan import Run
 from deconfound.registry import explain, nearest
+from deconfound.results import FAILED, Bools, Cell, Key, Results, cell_of
 from deconfound.statistics import Interval, mean, rate
-from deconfound.tables import GATE, Bools, Key, Results, paired
+from deconfound.tables import gate_of_both, paired
 
 ANY = "any"  # every poison but none
 
@@ -61,7 +61,7 @@ class Claim(_Strict):
     treatment: Side
     control: Side | None = None
     attack: str | None = None
-    norm: Literal["linf", "l2"] | None = None
+    norm: Literal["linf", "l2", "l1", "wasserstein"] | None = None
     direction: Literal["above", "below"]
     margin: Real
     premise: str | None = None
@@ -124,7 +124,7 @@ def _side(supported: bool, contradicted: bool) -> str:
     return "supported" if supported else "contradicted" if contradicted else "inconclusive"
 
 
-def _cells(claim: Claim, results: Results) -> list[Key]:
+def _cells(claim: Claim, results: Results) -> list[tuple[str, str, str]]:
     """(dataset, poison, model) of every run of the treatment, in order."""
     wanted = claim.treatment.poison
     runs = {run for run in results.measures if run.defense == claim.treatment.defense}
@@ -132,62 +132,57 @@ def _cells(claim: Claim, results: Results) -> list[Key]:
     return sorted({(run.dataset, run.poison, run.model) for run in fits})
 
 
-def _verdicts(ledger: Ledger, claim: Claim, cell: Key, results: Results) -> list[dict[str, Any]]:
+def _verdicts(
+    ledger: Ledger, claim: Claim, place: tuple[str, str, str], results: Results
+) -> list[dict[str, Any]]:
     """One row per threat model under which the claim's metric was measured in this cell."""
-    dataset, poison, model = cell
-    treated = (dataset, poison, model, claim.treatment.defense)
+    dataset, poison, model = place
+    treated = Cell(dataset, poison, model, claim.treatment.defense)
     other = None
     if claim.control:
-        other = (dataset, claim.control.poison or poison, model, claim.control.defense)
-    place: dict[str, Any] = {"dataset": dataset, "poison": poison, "model": model}
-    gate, met = _premise(ledger, claim, treated, results)
+        other = Cell(dataset, claim.control.poison or poison, model, claim.control.defense)
+    premise, met = _premise(ledger, claim, treated, results)
     rows = []
     for key in _keys(claim, treated, results):
         interval, seeds = _effect(treated, other, key, results)
         if interval is None:
             continue
-        said = (
-            verdict(interval, direction=claim.direction, margin=claim.margin, seeds=seeds)
-            if met
-            else "premise not met"
-        )
+        gate = gate_of_both(results, treated, other, key)
+        said = verdict(interval, direction=claim.direction, margin=claim.margin, seeds=seeds)
+        if not met:
+            said = "premise not met"
+        elif gate.startswith(FAILED):
+            said = "gate not passed"
+        attack = f"{key.attack} {key.norm} {key.eps:.3g}".strip() if key.norm else key.attack
+        found: dict[str, Any] = {"dataset": dataset, "poison": poison, "model": model, "attack": attack}
+        found |= {"effect": interval.value, "low": interval.low, "high": interval.high}
+        found |= {"gate": "; ".join(text for text in (gate, premise) if text), "verdict": said}
         evidence = "; ".join("/".join(side) for side in (treated, other) if side)
-        attack = f"{key[0]} {key[1]} {key[2]:.3g}".strip() if key[1] else str(key[0])
-        effect = {"effect": interval.value, "low": interval.low, "high": interval.high}
-        measured: dict[str, Any] = {
-            "attack": attack,
-            "gate": gate,
-            "evidence": evidence,
-            "seeds": seeds,
-            "verdict": said,
-        }
-        rows.append(_row(ledger, claim, **place, **effect, **measured))
+        rows.append(_row(ledger, claim, **found, evidence=evidence, seeds=seeds))
     return rows
 
 
-def _keys(claim: Claim, cell: Key, results: Results) -> list[Key]:
-    """The measured metrics (attack, norm, eps, curve, metric) that the claim speaks of."""
+def _keys(claim: Claim, cell: Cell, results: Results) -> list[Key]:
+    """The measured metrics that the claim speaks of."""
     found = set()
     for row in results.rows:
-        attack, norm, _, curve, metric = row.key
-        if _cell(row.run) != cell or metric != claim.metric or curve:
+        key = row.key
+        if cell_of(row.run) != cell or key.metric != claim.metric or key.curve:
             continue
-        natural = {"robust_accuracy": "worst_case", "clean_accuracy": "none"}.get(metric, attack)
-        if attack == (claim.attack or natural) and claim.norm in (None, norm):
-            found.add(row.key)
-    if not found and any(
-        claim.metric in results.measures[run] for run in results.measures if _cell(run) == cell
-    ):
-        found.add(("", "", 0.0, False, claim.metric))
+        natural = {"robust_accuracy": "worst_case", "clean_accuracy": "none"}.get(key.metric, key.attack)
+        if key.attack == (claim.attack or natural) and claim.norm in (None, key.norm):
+            found.add(key)
+    if not found and any(claim.metric in results.measures[run] for run in results.runs(cell)):
+        found.add(Key(metric=claim.metric))
     return sorted(found)
 
 
-def _effect(treated: Key, other: Key | None, key: Key, results: Results) -> tuple[Interval | None, int]:
+def _effect(treated: Cell, other: Cell | None, key: Key, results: Results) -> tuple[Interval | None, int]:
     """The effect with its interval, and over how many seeds."""
-    if key[0] == "" and not results.stacked(treated, key):
-        values = _measured(treated, key[4], results)
+    if not key.attack and not results.stacked(treated, key):
+        values = _measured(treated, key.metric, results)
         if other is not None:
-            against = _measured(other, key[4], results)
+            against = _measured(other, key.metric, results)
             values = {seed: value - against[seed] for seed, value in values.items() if seed in against}
         return (mean(np.array(list(values.values()))), len(values)) if values else (None, 0)
     hits = results.stacked(treated, key)
@@ -198,27 +193,23 @@ def _effect(treated: Key, other: Key | None, key: Key, results: Results) -> tupl
     return (paired(hits, other_hits), len(shared)) if shared else (None, 0)
 
 
-def _measured(cell: Key, measure: str, results: Results) -> dict[int, float]:
+def _measured(cell: Cell, measure: str, results: Results) -> dict[int, float]:
     """A measure by seed, where it was taken."""
-    found = {run.seed: taken for run, taken in sorted(results.measures.items()) if _cell(run) == cell}
+    found = {run.seed: results.measures[run] for run in results.runs(cell)}
     return {seed: taken[measure] for seed, taken in found.items() if measure in taken}
 
 
-def _premise(ledger: Ledger, claim: Claim, cell: Key, results: Results) -> tuple[str, bool]:
-    """What the gate says, and whether the claim may be judged at all."""
+def _premise(ledger: Ledger, claim: Claim, cell: Cell, results: Results) -> tuple[str, bool]:
+    """What is said of the claim's premise, and whether the claim may be judged at all."""
     if claim.premise is None:
-        return GATE, True
-    runs = [run for run in results.measures if _cell(run) == cell]
+        return "", True
+    runs = results.runs(cell)
     good = sum(_all_hold(ledger.premises[claim.premise], results.measures[run]) for run in runs)
     return f"premise {claim.premise} held in {good} of {len(runs)} seeds", good == len(runs)
 
 
 def _all_hold(conditions: list[Condition], measures: Mapping[str, float]) -> bool:
     return all(c.measure in measures and c.holds(measures[c.measure]) for c in conditions)
-
-
-def _cell(run: Run) -> Key:
-    return (run.dataset, run.poison, run.model, run.defense)
 
 
 def _row(ledger: Ledger, claim: Claim, **found: Any) -> dict[str, Any]:

@@ -2,37 +2,35 @@
 
 The evaluation, not the attack, judges success and holds each attack to its budget. Robust accuracy counts an
 image as a hit when it is classified right both as it is and as the attack returned it, so only images that
-the model gets right are attacked.
+the model gets right are attacked; and each attack sees only what the attacks before it left standing.
 """
 
 import base64
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from deconfound.attacks import ATTACKS
 from deconfound.attacks.transfer import Transfer
-from deconfound.errors import UserError
-from deconfound.models.classifier import predict, to_unit
+from deconfound.engine import Bools, Cost, Engine, Rows
+from deconfound.models.classifier import predict
 from deconfound.progress import Tick
 from deconfound.registry import build
-from deconfound.rng import generator
-from deconfound.threat import ThreatModel
 from deconfound.types import Array, Images
 
 WORST = "worst_case"
-BATCH = 256
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One metric of one model: a hit or a miss per example of a named subset of the test split."""
+    """One metric of one model: a hit or a miss per example of a named subset of the test split.
+
+    curve: `eps` or `steps` for a point of a security curve over it, else empty; steps: of such a point.
+    """
 
     metric: str
     attack: str
@@ -40,24 +38,14 @@ class Entry:
     hits: Bools
     norm: str = ""
     eps: float = 0.0
-    curve: bool = False
+    curve: str = ""
+    steps: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Counts and packed bits; the inverse is `unpack`."""
         bits = base64.b64encode(np.packbits(self.hits, bitorder="little").tobytes()).decode()
-        found = {
-            "metric": self.metric,
-            "attack": self.attack,
-            "norm": self.norm,
-            "eps": self.eps,
-            "curve": self.curve,
-        }
-        return found | {
-            "subset": self.subset,
-            "hits": int(self.hits.sum()),
-            "total": len(self.hits),
-            "bits": bits,
-        }
+        found = {name: value for name, value in asdict(self).items() if name != "hits"}
+        return found | {"hits": int(self.hits.sum()), "total": len(self.hits), "bits": bits}
 
 
 def unpack(entry: Mapping[str, Any]) -> Bools:
@@ -68,62 +56,77 @@ def unpack(entry: Mapping[str, Any]) -> Bools:
 
 @dataclass
 class Evaluation:
-    """Collects entries for one model. images: the test split, uint8; stored: images of transfers, by name.
+    """Collects entries for one model, and what its attacks cost.
 
     examples: attack only the first so many images (their subset is then called `attacked`).
+    standing: per threat model (norm, eps) the images that no attack has broken; threats: these models.
     """
 
-    model: nn.Module
-    images: Images
-    seed: int
-    stored: Mapping[str, Tensor] = field(default_factory=dict)
+    engine: Engine
     examples: int | None = None
     entries: list[Entry] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
+    standing: dict[tuple[str, float], Rows] = field(default_factory=dict)
+    threats: dict[tuple[str, float], Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.clean = self._hits(self.images.x)
         self.subset = "test" if self.examples is None else "attacked"
+        self.count = len(self.engine.clean[: self.examples])
 
     def clean_accuracy(self) -> None:
         """Untouched test images classified right."""
-        self.entries.append(Entry("clean_accuracy", "none", "test", self.clean))
+        self.entries.append(Entry("clean_accuracy", "none", "test", self.engine.clean))
 
     def moved(self, name: str, x: Array) -> None:
         """The same labels on other pictures (N, C, H, W) uint8, such as the scenes under do(style)."""
-        self.entries.append(Entry("clean_accuracy", name, "test", self._hits(torch.from_numpy(x))))
+        hits = predict(self.engine.judged, torch.from_numpy(x)).argmax(1) == self.engine.images.y
+        self.entries.append(Entry("clean_accuracy", name, "test", hits.numpy()))
 
-    def robust(self, attacks: Mapping[str, Mapping[str, Any]], tick: Tick) -> None:
-        """Robust accuracy under every attack, and per threat model the worst case per example over its
-        attacks.
+    def robust(
+        self, attacks: Mapping[str, Mapping[str, Any]], tick: Tick, *, alone: Collection[str] = ()
+    ) -> None:
+        """Per threat model the worst case per example over its attacks, in the order given.
+
+        alone: attacks that are also measured by themselves, on every image that the model gets right; the others see
+        only what is left, and have no accuracy of their own.
         """
-        worst: dict[tuple[str, float], Bools] = {}
         for name, block in attacks.items():
             attack = build(ATTACKS, block, at=f"attacks.{name}")
-            threat = self._threat(attack, attacks, name)
-            hits = self._robust_hits(attack, threat, name)
-            self.entries.append(Entry("robust_accuracy", name, self.subset, hits, threat.norm, threat.eps))
+            threat = budget(attack, block, name)
             key = (threat.norm, threat.eps)
-            worst[key] = worst.get(key, hits) & hits
-            tick(f"{name} {hits.mean():.3f}")
-        for (norm, eps), hits in worst.items():
-            self.entries.append(Entry("robust_accuracy", WORST, self.subset, hits, norm, eps))
+            before = self.standing.get(key, self.right())
+            rows = self.right() if name in alone else before
+            left, costs = self.engine.standing(attack, name, rows, threat=threat)
+            self.costs += costs
+            self.threats[key] = threat
+            self.standing[key] = np.intersect1d(before, left, assume_unique=True)
+            if name in alone:
+                self._add(name, left, threat.norm, threat.eps)
+            tick(f"{name}: {len(left)} of {len(rows)} stand")
+        for (norm, eps), left in self.standing.items():
+            self._add(WORST, left, norm, eps)
 
-    def curve(self, name: str, block: Mapping[str, Any], radii: list[float], tick: Tick) -> None:
-        """Robust accuracy of one attack for each eps; an explicit step size grows in proportion."""
+    def right(self) -> Rows:
+        """Places of the images to attack: those that the model gets right."""
+        return np.flatnonzero(self.engine.clean[: self.examples])
+
+    def curve(
+        self, name: str, block: Mapping[str, Any], axis: str, values: Sequence[float], tick: Tick
+    ) -> None:
+        """Robust accuracy of one attack over a list of `eps` or of `steps`; an explicit step size keeps its ratio to
+        eps (over eps), and is left to the attack (over steps).
+        """
         base = build(ATTACKS, block, at=f"attacks.{name}")
-        for eps in radii:
-            step = getattr(base, "step_size", None)
-            changes = {"step_size": step * eps / base.eps} if step and eps and base.eps else {}
-            attack = replace(base, eps=eps, **changes)
-            hits = (
-                self._robust_hits(attack, attack.threat, f"{name}@{eps}")
-                if eps
-                else self.clean[: self.examples]
-            )
-            self.entries.append(
-                Entry("robust_accuracy", name, self.subset, hits, attack.threat.norm, eps, curve=True)
-            )
-            tick(f"{name} eps {eps:.3f} {hits.mean():.3f}")
+        for value in values:
+            attack = at_eps(base, float(value)) if axis == "eps" else at_steps(base, int(value))
+            threat = attack.threat
+            steps = int(value) if axis == "steps" else 0
+            left = self.right()
+            if threat.eps:
+                left, costs = self.engine.standing(attack, f"{name}@{axis}={value:g}", left)
+                self.costs += costs
+            self._add(name, left, threat.norm, threat.eps, curve=axis, steps=steps)
+            tick(f"{name} {axis} {value:g}: {len(left)} stand")
 
     def backdoor(self, poison: str, triggered: Images) -> dict[str, NDArray[np.int64]]:
         """ASR and triggered accuracy on images whose hoped-for label is not the true one; recall of the
@@ -132,10 +135,10 @@ class Evaluation:
         triggered: every test image stamped, in the order of the test split. Returns the labels of the new
         subsets.
         """
-        true = self.images.y
+        true = self.engine.images.y
         hoped = triggered.y
         victims = hoped != true
-        guess = predict(self.model, triggered.x[victims]).argmax(1)
+        guess = predict(self.engine.judged, triggered.x[victims]).argmax(1)
         self.entries.append(Entry("asr", poison, "triggered", (guess == hoped[victims]).numpy()))
         self.entries.append(
             Entry("triggered_accuracy", poison, "triggered", (guess == true[victims]).numpy())
@@ -143,65 +146,37 @@ class Evaluation:
         subsets = {"triggered": true[victims].numpy()}
         if len(torch.unique(hoped)) == 1:
             own = (true == hoped).numpy()
-            self.entries.append(Entry("target_recall", "none", "target", self.clean[own]))
+            self.entries.append(Entry("target_recall", "none", "target", self.engine.clean[own]))
             subsets["target"] = true.numpy()[own]
         return subsets
 
-    def _hits(self, x: Tensor) -> Bools:
-        found: Bools = (predict(self.model, x).argmax(1) == self.images.y).numpy()
-        return found
-
-    def _threat(self, attack: Any, attacks: Mapping[str, Mapping[str, Any]], name: str) -> ThreatModel:
-        if isinstance(attack, Transfer):
-            attack = build(ATTACKS, attacks[name]["crafted_by"], at=f"attacks.{name}.attack")
-        threat: ThreatModel = attack.threat
-        return threat
-
-    def _robust_hits(self, attack: Any, threat: ThreatModel, name: str) -> Bools:
-        """Attack what stands, in batches; raise when a returned image is outside the budget."""
-        device = next(self.model.parameters()).device
-        hits = self.clean[: self.examples].copy()
-        standing = torch.from_numpy(np.flatnonzero(hits))
-        for number, chosen in enumerate(standing.split(BATCH)):  # type: ignore[no-untyped-call]
-            x, y = to_unit(self.images.x[chosen].to(device)), self.images.y[chosen]
-            if name in self.stored:
-                x_adv = self.stored[name][chosen].to(device)
-            else:
-                x_adv = attack(self.model, x, y.to(device), rng=generator(self.seed, "attack", name, number))
-            legal = threat.contains(x, x_adv)
-            if not bool(legal.all()):
-                raise UserError(
-                    f"attack {name} left its budget ({threat.norm}, eps {threat.eps:g}) on {int((~legal).sum())} of"
-                    f" {len(legal)} images; largest change {float((x_adv - x).abs().max()):g}"
-                )
-            hits[chosen.numpy()] = (predict(self.model, x_adv).argmax(1) == y).numpy()
-        return hits
+    def _add(
+        self, attack: str, left: Rows, norm: str, eps: float, *, curve: str = "", steps: int = 0
+    ) -> None:
+        hits = np.zeros(self.count, bool)
+        hits[left] = True
+        self.entries.append(Entry("robust_accuracy", attack, self.subset, hits, norm, eps, curve, steps))
 
 
-def poison_measures(trace: Mapping[str, Array], mask: Bools) -> dict[str, float]:
-    """How well per-example records of a defense tell poison from clean; for scoring, after training has
-    ended.
-
-    biased_auroc: that a poisoned example has the lower loss in the biased twin; medians of that loss in nats;
-    ratio of mean weights after the first epoch (cbd.md section 9, H2 and H6).
-    """
-    found = {}
-    if "biased_loss" in trace:
-        loss = trace["biased_loss"].astype(float)
-        found["biased_auroc"] = auroc(-loss, mask)
-        found["biased_loss_poisoned"] = float(np.median(loss[mask]))
-        found["biased_loss_clean"] = float(np.median(loss[~mask]))
-    if "first_weight" in trace:
-        weight = trace["first_weight"].astype(float)
-        found["first_weight_ratio"] = float(weight[mask].mean() / weight[~mask].mean())
-    return found
+def budget(attack: Any, block: Mapping[str, Any], name: str) -> Any:
+    """The threat model of an attack; of a transfer, that of the attack which crafted the images."""
+    if isinstance(attack, Transfer):
+        attack = build(ATTACKS, block["crafted_by"], at=f"attacks.{name}.attack")
+    return attack.threat
 
 
-def auroc(score: NDArray[np.float64], positive: Bools) -> float:
-    """Probability that a positive example has the higher score than a negative one, ties counting half; scores (N,).
+def at_eps(attack: Any, eps: float) -> Any:
+    """The attack with another radius; an explicit step size grows in proportion."""
+    if hasattr(attack, "at"):
+        return attack.at(eps=eps)
+    step = getattr(attack, "step_size", None)
+    changes = {"step_size": step * eps / attack.eps} if step and eps and attack.eps else {}
+    return replace(attack, eps=eps, **changes)
 
-    Exact, and without an import that costs more than the evaluation of a small model.
-    """
-    negative = np.sort(score[~positive])
-    below, not_above = (np.searchsorted(negative, score[positive], side=side) for side in ("left", "right"))
-    return float((below + not_above).mean() / (2 * len(negative)))
+
+def at_steps(attack: Any, steps: int) -> Any:
+    """The attack with another number of steps and the step size that it takes by default."""
+    if hasattr(attack, "at"):
+        return attack.at(steps=steps)
+    changes = {"step_size": None} if hasattr(attack, "step_size") else {}
+    return replace(attack, steps=steps, **changes)

@@ -5,14 +5,15 @@ These pydantic models are the only definition of the format; `config` reads it, 
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from deconfound.attacks import ATTACKS
 from deconfound.data import DATASETS
 from deconfound.defenses import DEFENSES
 from deconfound.fields import Count, Eps, Natural, OpenFraction, hyperparameters
+from deconfound.gate import Gate
 from deconfound.models import MODELS
 from deconfound.poisons import POISONS
 from deconfound.recipe import Recipe
@@ -55,17 +56,36 @@ class Preparation:
 
 
 class Curve(_Strict):
-    """Robust accuracy of one attack over a list of eps, for the security curve."""
+    """Robust accuracy of one attack over a list of eps or of steps, for the security curve."""
 
     attack: Name
-    eps: list[Eps] = Field(min_length=2)
+    eps: list[Eps] | None = Field(default=None, min_length=2)
+    steps: list[Count] | None = Field(default=None, min_length=2)
+
+    @model_validator(mode="after")
+    def _one_axis(self) -> "Curve":
+        if (self.eps is None) == (self.steps is None):
+            raise ValueError("expected either a list of eps or a list of steps")
+        return self
+
+    @property
+    def axis(self) -> Literal["eps", "steps"]:
+        """What the curve runs over."""
+        return "steps" if self.eps is None else "eps"
+
+    @property
+    def values(self) -> list[float] | list[int]:
+        """The points of its axis."""
+        return self.steps or self.eps or []
 
 
 class Study(_Strict):
     """A grid: every dataset x poison x model x defense, for every seed, under every attack.
 
-    control: the defense that differences are taken against. keep: attacks whose images, crafted on the base
-    runs, are stored. examples: attack only the first so many test images.
+    control: the defense that differences are taken against. Attacks run in the order of their list, each on what those
+    before it left standing; alone: attacks that are also measured by themselves. keep: attacks whose images, crafted
+    on the base runs, are stored. examples: attack only the first so many test images. gate: what the trust gate spends
+    on every model; null leaves it out, and says so beside every number.
     """
 
     title: str = ""
@@ -76,9 +96,11 @@ class Study(_Strict):
     defenses: list[Name] = Field(min_length=1)
     control: Name = "standard"
     attacks: list[Name] = []
+    alone: list[Name] = []
     keep: list[Name] = []
     curves: list[Curve] = []
     examples: Count | None = None
+    gate: Gate | None = Gate()
 
 
 class Experiment(_Strict):

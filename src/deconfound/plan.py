@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 from deconfound.attacks.transfer import Transfer
+from deconfound.defenses.workbench import Adaptive
 from deconfound.experiment import CLEAN, Block, Curve, Experiment, Study, full, make, preparation
 from deconfound.registry import nearest
 
@@ -75,23 +76,35 @@ class Plan:
         return {key: self.block(*part) for key, part in parts.items()}
 
     def attacks(self, run: Run) -> Block:
-        """Everything that a run is evaluated under: blocks by name, curves, number of examples."""
+        """Everything that a run is evaluated under: blocks by name, their order, those measured alone, curves, number
+        of examples, and what the trust gate spends.
+        """
         studies = list(self.studies(run))
-        names = sorted({name for study in studies for name in study.attacks})
+        order = list(dict.fromkeys(name for study in studies for name in study.attacks))
         curves: list[Curve] = []
         for study in studies:
             curves += [curve for curve in study.curves if curve not in curves]
         examples = [study.examples for study in studies]
-        blocks = {name: self.block("attacks", name) for name in names}
+        gates = [study.gate for study in studies if study.gate]
+        blocks = {name: self.block("attacks", name) for name in sorted(order)}
         for block in blocks.values():
             if block["kind"] == "transfer":  # the budget is that of the attack that crafted the images
                 block["crafted_by"] = self.block("attacks", block["attack"])
         return {
             "attacks": blocks,
+            "order": order,
+            "alone": [name for name in order if any(name in study.alone for study in studies)],
             "curves": [
-                {"name": c.attack, "eps": c.eps, "attack": self.block("attacks", c.attack)} for c in curves
+                {
+                    "name": c.attack,
+                    "axis": c.axis,
+                    "values": c.values,
+                    "attack": self.block("attacks", c.attack),
+                }
+                for c in curves
             ],
             "examples": None if None in examples else max(examples),  # type: ignore[type-var]
+            "gate": asdict(max(gates, key=lambda gate: gate.examples)) if gates else None,
         }
 
     def transfers(self, run: Run) -> dict[str, tuple[Run, str]]:
@@ -169,6 +182,7 @@ def check(experiment: Experiment, *, parts_are_valid: bool = True) -> list[str]:
         faults += [f"studies.{name}.{fault}" for fault in _check_names(study, experiment)]
     if parts_are_valid:
         faults += _check_transfers(experiment)
+        faults += _check_adaptive(experiment)
     if faults or not parts_are_valid:
         return faults
     for name, study in experiment.studies.items():
@@ -201,6 +215,18 @@ def _check_transfers(experiment: Experiment) -> Iterator[str]:
             yield f"attacks.{name}.attack: expected a name defined in this experiment, got {source!r}{hint}"
 
 
+def _check_adaptive(experiment: Experiment) -> Iterator[str]:
+    """Every defense declares how it is attacked by somebody who knows it."""
+    for name, block in experiment.defenses.items():
+        defense = make("defenses", name, block)
+        adaptive = getattr(defense, "adaptive", None)
+        if not isinstance(adaptive, Adaptive) or not (adaptive.attacks or adaptive.poisons):
+            yield (
+                f"defenses.{name}: expected a defense that declares its adaptive attack (a class attribute `adaptive ="
+                f" Adaptive(why, attacks=(...))`), got {type(defense).__name__}, which has none"
+            )
+
+
 def _check_names(study: Study, experiment: Experiment) -> Iterator[str]:
     sections: list[tuple[str, list[str], Iterable[str]]] = [
         ("datasets", study.datasets, experiment.datasets),
@@ -210,6 +236,7 @@ def _check_names(study: Study, experiment: Experiment) -> Iterator[str]:
         ("defenses", study.defenses, experiment.defenses),
         ("control", [study.control], study.defenses),
         ("attacks", study.attacks, experiment.attacks),
+        ("alone", study.alone, study.attacks),
         ("keep", study.keep, experiment.attacks),
         ("curves", [curve.attack for curve in study.curves], experiment.attacks),
     ]
@@ -248,6 +275,19 @@ def _check_runs(plan: Plan) -> Iterator[str]:
             if len(found) > 1:
                 named = f"{str(run).rpartition('/')[0]} has two {key}s ({', '.join(found)})"
                 yield f"studies: {named}; let the studies agree, or give a part another name"
+        yield from _unadapted(plan, run)
         for name, (source, _) in plan.transfers(run).items():
             if source not in runs:
                 yield f"attacks.{name}: expected a run of this experiment as source, got {source} (for {run})"
+
+
+def _unadapted(plan: Plan, run: Run) -> Iterator[str]:
+    """Where a run is attacked at test time, one of the attacks has to know its defense."""
+    blocks = [plan.experiment.attacks[name] for study in plan.studies(run) for name in study.attacks]
+    kinds = {(block["attack"] if block["kind"] == "eot" else block)["kind"] for block in blocks}
+    wanted = make("defenses", run.defense, plan.experiment.defenses[run.defense]).adaptive.attacks
+    if kinds and wanted and not kinds & set(wanted):
+        yield (
+            f"studies: {run.defense!r} needs an attack that knows it ({', '.join(wanted)}), got"
+            f" {', '.join(sorted(kinds))}"
+        )

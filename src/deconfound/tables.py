@@ -1,97 +1,32 @@
-"""From per-example hits to tables: a row per run, means with intervals, paired differences, classes,
-measures.
+"""From per-example hits to tables: a row per run, means with intervals, paired differences, classes, measures, what the
+trust gate checked, and what the attacks cost.
 """
 
-import base64
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from deconfound.errors import DataError
-from deconfound.evaluation import unpack
 from deconfound.plan import Run
+from deconfound.results import Bools, Cell, Key, Results, Row, cell_of
 from deconfound.statistics import Interval, difference, rate, wilson
-from deconfound.storage import read_json, write_text
+from deconfound.storage import write_text
 
-CELL = ["dataset", "poison", "model", "defense"]
-MEASURED = ["attack", "norm", "eps", "curve", "metric"]
-GATE = "not assessed"  # until the trust gate (architecture section 5) has looked at a model
-
-Key = tuple[Any, ...]
-Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One metric of one run, with its hits (N,) and the true labels (N,) they belong to."""
-
-    run: Run
-    key: Key  # attack, norm, eps, curve, metric
-    hits: Bools
-    labels: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Results:
-    """All that was evaluated, ready to be tabulated and judged."""
-
-    rows: tuple[Row, ...]
-    measures: Mapping[Run, Mapping[str, float]]
-    classes: Mapping[str, tuple[str, ...]]
-
-    def stacked(self, cell: Key, key: Key) -> dict[int, Bools]:
-        """Hits (N,) by seed of one cell (dataset, poison, model, defense) and metric."""
-        return {
-            row.run.seed: row.hits
-            for row in self.rows
-            if row.key == key and (row.run.dataset, row.run.poison, row.run.model, row.run.defense) == cell
-        }
-
-
-def load(paths: Iterable[Path]) -> Results:
-    """Read evaluation.json files, in the order of their runs."""
-    rows: list[Row] = []
-    measures: dict[Run, Mapping[str, float]] = {}
-    classes: dict[str, tuple[str, ...]] = {}
-    for path in paths:
-        try:
-            run, found, taken, names = _read(path)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{path}: expected the evaluation of a run: {error!r}; remove it and run again"
-            ) from error
-        classes[run.dataset] = names
-        measures[run] = taken
-        rows += found
-    rows.sort(key=lambda row: (row.run, row.key[4], row.key[0], row.key[1:4]))
-    return Results(tuple(rows), measures, classes)
-
-
-def _read(path: Path) -> tuple[Run, list[Row], Mapping[str, float], tuple[str, ...]]:
-    """Run, rows, measures and class names of one evaluation."""
-    found = read_json(path)
-    run = Run(**found["run"])
-    labels = {
-        name: np.frombuffer(base64.b64decode(text), "<u2").astype(np.int64)
-        for name, text in found["subsets"].items()
-    }
-    rows = []
-    for entry in found["entries"]:
-        key = tuple(entry[name] for name in MEASURED)
-        rows.append(Row(run, key, unpack(entry), labels[entry["subset"]]))
-    return run, rows, dict(found["measures"]), tuple(found["classes"])
+CELL = list(Cell._fields)
+MEASURED = list(Key._fields)
+WITHOUT_CURVES = [name for name in MEASURED if name not in ("curve", "steps")]
 
 
 def results_table(results: Results) -> pd.DataFrame:
-    """A row per run and metric: hits, total, value."""
+    """A row per run and metric: hits, total, value, and the gate's verdict."""
     return pd.DataFrame(
-        [_run(row.run) | _key(row.key) | _counts(row.hits) for row in results.rows],
-        columns=[*CELL, "seed", *MEASURED, "hits", "total", "value"],
+        [
+            _run(row.run) | _key(row.key) | _counts(row.hits) | {"gate": results.gate([row.run], row.key)}
+            for row in results.rows
+        ],
+        columns=[*CELL, "seed", *MEASURED, "hits", "total", "value", "gate"],
     )
 
 
@@ -100,28 +35,45 @@ def summary_table(results: Results) -> pd.DataFrame:
     rows = []
     for (cell, key), seeds in _groups(results).items():
         table = np.stack(list(seeds.values()))
-        shape = {"total": table.shape[1], "seeds": table.shape[0], "gate": GATE}
-        rows.append(dict(zip(CELL, cell, strict=True)) | _key(key) | rate(table)._asdict() | shape)
+        gate = results.gate([run for run in results.runs(cell) if run.seed in seeds], key)
+        shape = {"total": table.shape[1], "seeds": table.shape[0], "gate": gate}
+        rows.append(cell._asdict() | _key(key) | rate(table)._asdict() | shape)
     return pd.DataFrame(rows, columns=[*CELL, *MEASURED, "value", "low", "high", "total", "seeds", "gate"])
 
 
-def differences_table(results: Results, controls: Mapping[Key, str]) -> pd.DataFrame:
+def differences_table(results: Results, controls: Mapping[tuple[str, ...], str]) -> pd.DataFrame:
     """Paired differences against the control of each cell; `controls` maps a cell to the name of its control."""
     groups = _groups(results)
     rows = []
     for (cell, key), seeds in groups.items():
         control = controls.get(cell)
-        other = groups.get(((*cell[:3], control), key), {})
+        if control is None or control == cell.defense or key.curve:
+            continue
+        other_cell = cell._replace(defense=control)
+        other = groups.get((other_cell, key), {})
         shared = sorted(set(seeds) & set(other))
-        if control is None or control == cell[3] or key[3] or not shared:
+        if not shared:
             continue
         found = paired(seeds, other)
         total = min(len(table[seed]) for table in (seeds, other) for seed in shared)
-        shape = {"total": total, "seeds": len(shared)}
+        shape = {"total": total, "seeds": len(shared), "gate": gate_of_both(results, cell, other_cell, key)}
         effect = {"effect": found.value, "low": found.low, "high": found.high}
-        rows.append(dict(zip(CELL, cell, strict=True)) | {"control": control} | _key(key) | effect | shape)
-    names = [name for name in MEASURED if name != "curve"]
-    return pd.DataFrame(rows, columns=[*CELL, "control", *names, "effect", "low", "high", "total", "seeds"])
+        rows.append(cell._asdict() | {"control": control} | _key(key) | effect | shape)
+    columns = [*CELL, "control", *WITHOUT_CURVES, "effect", "low", "high", "total", "seeds", "gate"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def gate_of_both(results: Results, cell: Cell, other: Cell | None, key: Key) -> str:
+    """The gate's verdict on a comparison: that of the side which is worse off, named."""
+    sides = [side for side in (cell, other) if side is not None]
+    said = {side.defense: results.gate(results.runs(side), key) for side in sides}
+    for word in ("failed", "not assessed"):
+        worse = [f"{name} {text}" for name, text in said.items() if text.startswith(word)]
+        if worse and word == "failed":
+            return f"failed ({'; '.join(worse)})"
+        if worse:
+            return word
+    return "passed"
 
 
 def paired(treatment: Mapping[int, Bools], control: Mapping[int, Bools]) -> Interval:
@@ -135,21 +87,22 @@ def paired(treatment: Mapping[int, Bools], control: Mapping[int, Bools]) -> Inte
 
 def per_class_table(results: Results) -> pd.DataFrame:
     """Accuracy per true class, seeds pooled; the interval is over the class's examples."""
-    groups: dict[tuple[Key, Key], list[Row]] = {}
+    groups: dict[tuple[Cell, Key], list[Row]] = {}
     for row in results.rows:
-        if not row.key[3] and row.key[4] in ("clean_accuracy", "robust_accuracy", "asr"):
-            groups.setdefault((_cell(row.run), row.key), []).append(row)
+        if not row.key.curve and row.key.metric in ("clean_accuracy", "robust_accuracy", "asr"):
+            groups.setdefault((cell_of(row.run), row.key), []).append(row)
     rows = []
     for (cell, key), members in groups.items():
+        gate = results.gate([row.run for row in members], key)
         for label, name in enumerate(results.classes[cell[0]]):
             hits = np.concatenate([row.hits[row.labels == label] for row in members])
             if len(hits):
                 one = len(hits) // len(members)
                 bounds = wilson(round(float(hits.mean()) * one), one)
-                counts = _counts(hits) | {"low": bounds.low, "high": bounds.high}
-                rows.append(dict(zip(CELL, cell, strict=True)) | _key(key) | {"label": name} | counts)
-    names = [name for name in MEASURED if name != "curve"]
-    return pd.DataFrame(rows, columns=[*CELL, *names, "label", "hits", "total", "value", "low", "high"])
+                counts = _counts(hits) | {"low": bounds.low, "high": bounds.high, "gate": gate}
+                rows.append(cell._asdict() | _key(key) | {"label": name} | counts)
+    columns = [*CELL, *WITHOUT_CURVES, "label", "hits", "total", "value", "low", "high", "gate"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def measures_table(results: Results) -> pd.DataFrame:
@@ -162,29 +115,49 @@ def measures_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*CELL, "seed", "measure", "value"])
 
 
+def trust_table(results: Results) -> pd.DataFrame:
+    """A row per run and check of the trust gate; norm is empty for checks of the model itself."""
+    names = ["check", "verdict", "value", "low", "high", "limit", "total", "note"]
+    rows = []
+    for run, trust in sorted(results.trust.items()):
+        threats = {("", 0.0): trust.model or ()} | dict(trust.threats)
+        for (norm, eps), checks in threats.items():
+            for check in checks:
+                stored = {"check": check["name"]} | {name: check[name] for name in names[1:]}
+                rows.append(_run(run) | {"norm": norm, "eps": eps} | stored)
+    return pd.DataFrame(rows, columns=[*CELL, "seed", "norm", "eps", *names])
+
+
+def costs_table(results: Results) -> pd.DataFrame:
+    """A row per run and attack (or member of an ensemble): images attacked and broken, images forward and backward."""
+    names = ["attack", "member", "norm", "eps", "attacked", "broken", "forward", "backward", "fault"]
+    rows = [
+        _run(run) | {name: cost[name] for name in names}
+        for run, costs in sorted(results.costs.items())
+        for cost in costs
+    ]
+    return pd.DataFrame(rows, columns=[*CELL, "seed", *names])
+
+
 def write(table: pd.DataFrame, path: Path) -> None:
     """CSV with fractions to six digits; the same table gives the same bytes."""
     write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
-def _groups(results: Results) -> dict[tuple[Key, Key], dict[int, Bools]]:
+def _groups(results: Results) -> dict[tuple[Cell, Key], dict[int, Bools]]:
     """Hits by seed, for every cell and metric, in the order of the rows."""
-    groups: dict[tuple[Key, Key], dict[int, Bools]] = {}
+    groups: dict[tuple[Cell, Key], dict[int, Bools]] = {}
     for row in results.rows:
-        groups.setdefault((_cell(row.run), row.key), {})[row.run.seed] = row.hits
+        groups.setdefault((cell_of(row.run), row.key), {})[row.run.seed] = row.hits
     return groups
 
 
-def _cell(run: Run) -> Key:
-    return (run.dataset, run.poison, run.model, run.defense)
-
-
 def _run(run: Run) -> dict[str, Any]:
-    return dict(zip(CELL, _cell(run), strict=True)) | {"seed": run.seed}
+    return cell_of(run)._asdict() | {"seed": run.seed}
 
 
 def _key(key: Key) -> dict[str, Any]:
-    return dict(zip(MEASURED, key, strict=True))
+    return key._asdict()
 
 
 def _counts(hits: Bools) -> dict[str, Any]:

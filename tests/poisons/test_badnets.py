@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from oracle_models import write_images
 from pydantic import ValidationError
 
+from deconfound.errors import ConfigError
 from deconfound.poisons.badnets import BadNets
 from deconfound.poisons.triggers import Patch
 from deconfound.steps import poison as poison_step
@@ -46,14 +47,18 @@ def test_poisoning_edits_the_chosen_images_and_nothing_else(
     clean = images(count, seed=seed)
     x, y = clean.x.clone(), clean.y.clone()
     attacker = BadNets(rate=percent / 100, target=target, mode=mode, from_target=from_target, trigger=PATCH)
-
-    done = attacker(clean, classes=4, rng=fresh(seed))
-
     everyone = mode == "all_to_all" or from_target
     victims = torch.ones(count, dtype=torch.bool) if everyone else y != target
     floor = int(Fraction(percent, 100) * count)
+    if not 0 < floor <= int(victims.sum()):
+        with pytest.raises(ConfigError, match=f"rate: expected 1 to {int(victims.sum())} of {count} images"):
+            attacker(clean, classes=4, rng=fresh(seed))
+        return
+
+    done = attacker(clean, classes=4, rng=fresh(seed))
+
     assert done.mask.shape == (count,) and done.mask.dtype == torch.bool
-    assert int(done.mask.sum()) == min(floor, int(victims.sum()))
+    assert int(done.mask.sum()) == floor
     assert not (done.mask & ~victims).any()
     assert torch.equal(done.images.x[~done.mask], x[~done.mask])
     assert torch.equal(done.images.y[~done.mask], y[~done.mask])
@@ -139,3 +144,20 @@ def test_the_step_writes_the_same_bytes_for_the_same_seed(tmp_path: Path) -> Non
     assert np.array_equal(found["x"][mask], PATCH(train.x).numpy()[mask])
     assert np.array_equal(found["test_x"], PATCH(test.x).numpy()) and (found["test_y"] == 3).all()
     assert found["classes"].tolist() == ["0", "1", "2", "3"]
+
+
+def test_cover_images_are_stamped_and_keep_their_labels() -> None:
+    clean = images(100)
+    plain = BadNets(rate=0.1, trigger=PATCH)(clean, classes=4, rng=fresh())
+    done = BadNets(rate=0.1, cover=0.05, trigger=PATCH)(clean, classes=4, rng=fresh())
+    relabelled = done.images.y != clean.y
+    assert (int(done.mask.sum()), int(relabelled.sum())) == (15, 10)
+    assert torch.equal(done.images.x[done.mask], PATCH(clean.x[done.mask]))
+    assert torch.equal(relabelled, plain.images.y != clean.y)  # the victims are those without cover
+    assert not (relabelled & ~done.mask).any()
+
+
+@pytest.mark.parametrize("rate, cover", [(0.004, 0.0), (0.5, 0.6), (0.99, 0.0)])
+def test_a_rate_of_no_image_or_of_more_than_there_are_is_refused(rate: float, cover: float) -> None:
+    with pytest.raises(ConfigError, match="rate: expected 1 to"):
+        BadNets(rate=rate, cover=cover, trigger=PATCH)(images(100), classes=4, rng=fresh())

@@ -74,7 +74,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, *, batch_size: int = 512) -> Tensor:
     """Logits (N, K) on the CPU of images (N, C, H, W), uint8 or float in [0, 1], in evaluation mode."""
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), x.device)
     with eval_mode(model):
         chunks = [model(to_unit(part.to(device))).cpu() for part in torch.split(x, batch_size)]
     return torch.cat(chunks) if chunks else torch.empty(0, 0)

@@ -4,12 +4,14 @@ Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model S
 arXiv:1708.06733. All-to-one and all-to-all relabelling of that paper, section 5. Dirty-label.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
-from deconfound.fields import Natural, OpenFraction, hyperparameters
+from deconfound.errors import ConfigError
+from deconfound.fields import Fraction01, Natural, OpenFraction, hyperparameters
 from deconfound.poisons.triggers import Patch
 from deconfound.types import Images, Poisoned
 
@@ -21,9 +23,14 @@ class BadNets:
 
     from_target: draw victims from all classes, as the CBD release does; by default the target class is left
     out, since its images would carry a trigger and an unchanged label.
+
+    cover: further images, as a fraction of all training images, that are stamped and keep their labels, so that the
+    trigger alone no longer gives the label away early in training (Qi et al., "Revisiting the Assumption of Latent
+    Separability for Backdoor Defenses", ICLR 2023, section 4.2).
     """
 
     rate: OpenFraction = 0.1
+    cover: Annotated[Fraction01, Field(lt=1)] = 0.0
     target: Natural = 0
     mode: Literal["all_to_one", "all_to_all"] = "all_to_one"
     from_target: bool = False
@@ -44,17 +51,24 @@ class BadNets:
         return torch.full_like(y, self.target) if self.mode == "all_to_one" else (y + 1) % classes
 
     def __call__(self, clean: Images, *, classes: int, rng: Generator) -> Poisoned:
-        """Edit floor(rate * N) images; every other image and label is the same to the byte."""
+        """Edit floor(rate * N) images and labels, and floor(cover * N) further images; all else stays to the byte.
+
+        Raises ConfigError where there are fewer images to choose from, or the rate is less than one image.
+        """
         victims = torch.arange(len(clean.y))
         if self.mode == "all_to_one" and not self.from_target:
             victims = victims[clean.y != self.target]
-        count = int(self.rate * len(clean.y) + 1e-9)
-        chosen = victims[torch.randperm(len(victims), generator=rng)[:count]]
+        count, covers = (int(part * len(clean.y) + 1e-9) for part in (self.rate, self.cover))
+        if not 0 < count <= count + covers <= len(victims):
+            raise ConfigError(
+                f"rate: expected 1 to {len(victims)} of {len(clean.y)} images, got {count}, and {covers} for cover"
+            )
+        order = victims[torch.randperm(len(victims), generator=rng)[: count + covers]]
         mask = torch.zeros(len(clean.y), dtype=torch.bool)
-        mask[chosen] = True
+        mask[order] = True
         x, y = clean.x.clone(), clean.y.clone()
         x[mask] = self.trigger(clean.x[mask])
-        y[mask] = self.relabel(clean.y[mask], classes)
+        y[order[:count]] = self.relabel(clean.y[order[:count]], classes)
         return Poisoned(Images(x, y), mask)
 
     def triggered(self, test: Images, *, classes: int) -> Images:

@@ -5,16 +5,17 @@ from pathlib import Path
 
 from deconfound import tables
 from deconfound.claims import judge, read_ledger
+from deconfound.results import load
 
 
 def run(
     *, evaluations: Sequence[Path], ledgers: Sequence[Path], controls: Mapping[str, str], out: Path
 ) -> None:
-    """Write results, summary, differences, per_class, measures and claims as CSV into `out`.
+    """Write results, summary, differences, per_class, measures, trust, costs and claims as CSV into `out`.
 
     controls: name of the control by `dataset/poison/model/defense`.
     """
-    results = tables.load(evaluations)
+    results = load(evaluations)
     by_cell = {tuple(cell.split("/")): control for cell, control in controls.items()}
     found = {
         "results": tables.results_table(results),
@@ -22,6 +23,8 @@ def run(
         "differences": tables.differences_table(results, by_cell),
         "per_class": tables.per_class_table(results),
         "measures": tables.measures_table(results),
+        "trust": tables.trust_table(results),
+        "costs": tables.costs_table(results),
         "claims": judge([read_ledger(path) for path in ledgers], results),
     }
     for name, table in found.items():

@@ -1,22 +1,28 @@
-"""Score one trained model: clean, attacked, triggered."""
+"""Score one trained model: clean, attacked, triggered; and ask the trust gate whether to believe it."""
 
 import base64
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from deconfound.engine import Engine, Notebook, Speed
 from deconfound.errors import ConfigError
-from deconfound.evaluation import Evaluation, poison_measures
+from deconfound.evaluation import Evaluation
+from deconfound.gate import Gate
+from deconfound.measures import poison_measures
 from deconfound.progress import progress
 from deconfound.steps.images import load_images
 from deconfound.steps.spec import require
 from deconfound.steps.weights import load_model
-from deconfound.storage import provenance, read_json, read_npz, write_json
+from deconfound.storage import digest, provenance, read_json, read_npz, sha256, write_json
+from deconfound.trust import model_checks, threat_checks
 from deconfound.types import Images
 
+DEFAULT = Speed()
 MOVED = {"do_style": "x_do_style"}  # name of the measure -> array beside the test split
 
 
@@ -29,11 +35,15 @@ def run(
     device: torch.device,
     poisoned: Path | None = None,
     stored: Mapping[str, Path] | None = None,
+    scratch: Path = Path("scratch"),
+    speed: Speed = DEFAULT,
+    code: str = "",
 ) -> None:
     """Write evaluation.json for the model in the folder `model`.
 
-    spec: `attacks` (blocks by name), `curves`, `examples`. poisoned: the poisoned set of the run, if any;
-    stored: per transfer attack the file of images.
+    spec: `attacks` (blocks by name), their `order`, those measured `alone`, `curves`, `examples`, `gate`. poisoned: the
+    poisoned set of the run, if any; stored: per transfer attack the file of images. scratch holds the finished batches
+    of a killed evaluation, keyed by all that they depend on.
     """
     require(spec, "attacks", "curves", "examples", at="--spec")
     stored = stored or {}
@@ -42,20 +52,20 @@ def run(
             raise ConfigError(f"--stored: the transfer {name} needs its images: --stored NAME=FILE")
     about = read_json(model / "run.json")
     images, classes = load_images(test)
-    network = load_model(model, device)
+    inputs = {"model": model / "model.safetensors", "test": test} | dict(stored)
+    key = digest([spec, about["run"], code, {name: sha256(path) for name, path in inputs.items()}])
     transfers = {name: torch.from_numpy(read_npz(path, "x_adv")["x_adv"]) for name, path in stored.items()}
-    evaluation = Evaluation(network, images, int(about["run"]["seed"]), transfers, spec["examples"])
+    notebook = Notebook(scratch / f"evaluate-{key}.json", key)
+    engine = Engine(
+        load_model(model, device), images, int(about["run"]["seed"]), transfers, speed, notebook=notebook
+    )
+    evaluation = Evaluation(engine, spec["examples"])
     evaluation.clean_accuracy()
     for name, array in _moved(test).items():
         evaluation.moved(name, array)
-    steps = len(spec["attacks"]) + sum(len(curve["eps"]) for curve in spec["curves"])
-    with progress("evaluating", steps) as tick:
-        evaluation.robust(spec["attacks"], tick)
-        for curve in spec["curves"]:
-            evaluation.curve(curve["name"], curve["attack"], curve["eps"], tick)
+    trust = _attack(evaluation, spec)
     subsets = {"test": images.y.numpy(), "attacked": images.y[: spec["examples"]].numpy()}
     measures: dict[str, float] = {}
-    inputs = {"model": model / "model.safetensors", "test": test} | dict(stored)
     if poisoned:
         arrays = read_npz(poisoned, "mask", "test_x", "test_y")
         triggered = Images(torch.from_numpy(arrays["test_x"]), torch.from_numpy(arrays["test_y"]))
@@ -68,7 +78,37 @@ def run(
         "subsets": {k: _packed(v) for k, v in subsets.items()},
     }
     found |= {"entries": [entry.to_json() for entry in evaluation.entries], "measures": measures}
+    found |= {"costs": [asdict(cost) for cost in evaluation.costs], "gate": trust}
     write_json(out, found | {"spec": dict(spec), "provenance": provenance(inputs)})
+    notebook.forget()
+
+
+def _attack(evaluation: Evaluation, spec: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Every attack and curve of the spec, then the gate; its checks, or None where the spec leaves it out."""
+    order = spec.get("order") or sorted(spec["attacks"])
+    blocks = {name: spec["attacks"][name] for name in order}
+    gate = Gate(**spec["gate"]) if spec.get("gate") else None
+    steps = len(blocks) + sum(len(curve["values"]) for curve in spec["curves"])
+    with progress("evaluating", steps) as tick:
+        evaluation.robust(blocks, tick, alone=spec.get("alone", blocks))
+        for curve in spec["curves"]:
+            evaluation.curve(curve["name"], curve["attack"], curve["axis"], curve["values"], tick)
+    return _gate(evaluation, gate) if gate else None
+
+
+def _gate(evaluation: Evaluation, gate: Gate) -> dict[str, Any]:
+    engine = evaluation.engine
+    reported = list(evaluation.costs)
+    with progress("asking the trust gate", 1 + len(evaluation.standing)) as tick:
+        found = {"model": [check.to_json() for check in model_checks(engine, gate)], "threats": []}
+        tick("model")
+        for key, threat in evaluation.threats.items():
+            costs = [cost for cost in reported if (cost.norm, cost.eps) == key]
+            checks = threat_checks(engine, threat, evaluation.standing[key], gate, costs)
+            stored = [check.to_json() for check in checks]
+            found["threats"].append({"norm": threat.norm, "eps": threat.eps, "checks": stored})
+            tick(f"{threat.norm} {threat.eps:g}")
+    return found
 
 
 def _moved(test: Path) -> dict[str, Any]:
