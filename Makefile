@@ -1,6 +1,7 @@
 # `make reproduce` runs the default experiment, `make test` the tests; both need Python 3.11+, git and make, nothing else.
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= $(VENV)-peers
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXPERIMENT ?= config.yaml
@@ -11,8 +12,8 @@ CORES ?= all
 reproduce: $(VENV)/workflow  ## install, then run the default experiment (or EXPERIMENT=experiments/NAME.yaml)
 	PATH="$(abspath $(BIN)):$$PATH" snakemake --cores $(CORES) --configfile $(EXPERIMENT)
 
-test: $(VENV)/tests  ## install, then run the tests
-	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile $(PYTEST)
+test: $(VENV)/tests $(PEERS)/ready  ## install, then run the tests
+	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 DECONFOUND_PEERS="$(abspath $(PEERS))" python -m pytest -n auto --dist loadfile $(PYTEST)
 
 check: $(VENV)/tests  ## format, lint and types
 	PATH="$(abspath $(BIN)):$$PATH" ruff format --check .
@@ -42,4 +43,14 @@ $(VENV)/workflow: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/tests: $(VENV)/workflow
 	$(PIP) install --constraint constraints.txt --editable '.[workflow,test]'
+	@touch $@
+
+# Other people's attack libraries, for the tests' oracles: an environment of its own in front of ours, so that torch is not
+# installed twice and their pins stay out of $(VENV).
+$(PEERS)/ready: tests/peers/requirements.txt | $(VENV)/workflow
+	$(BIN)/python -m venv --clear --without-pip $(PEERS)
+	$(PIP) --python $(PEERS)/bin/python install --no-deps --requirement tests/peers/requirements.txt
+	@ours=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	  && theirs=$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	  && echo "$$ours" > "$$theirs/behind.pth"
 	@touch $@
