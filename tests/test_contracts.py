@@ -49,6 +49,10 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "ti_dim": {"eps": 0.1, "steps": 3, "probability": 0.6, "resize": 0.8, "kernel": 3, "sigma": 1},
         "wasserstein": {"eps": 0.1, "steps": 3, "window": 3, "score": "margin"},
         "pgd": {"eps": 0.1, "steps": 3, "restarts": 2, "score": "margin", "step_size": 0.05},
+        "fab": {"eps": 0.2, "norm": "l2", "steps": 4, "restarts": 2, "targets": 1, "beta": 0.8},
+        "cw_l2": {"eps": 0.5, "steps": 30, "searches": 5, "step_size": 0.1, "initial_c": 0.01},
+        "ddn": {"eps": 0.5, "steps": 20, "radius": 0.5, "step_size": 0.5, "gamma": 0.1},
+        "deepfool": {"eps": 0.1, "norm": "linf", "steps": 10, "overshoot": 0.05, "candidates": 1},
         "transfer": {"attack": "pgd", "model": "cnn", "crafted_by": {"kind": "fgsm", "eps": 0.1}},
     },
     "datasets": {

@@ -9,28 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from synthetic_parts import ATTACKS, SEEDS, STEPS, add_backdoor, add_claims, add_evasion
+from synthetic_trust import add_checks, add_costs, add_gates, add_ranks
 
 from deconfound.storage import write_json, write_npz
 
-SEEDS = (0, 1, 2)
-EVASION = {"standard": 0.05, "adversarial_training": 0.72, "trades": 0.69}
-BACKDOOR = {"standard": (0.93, 0.99), "cbd": (0.91, 0.04), "cbd_shuffled": (0.90, 0.97)}
-ATTACKS = {
-    "fgsm": ("linf", 0.2, 1.15),
-    "pgd": ("linf", 0.2, 1.0),
-    "pgd_margin": ("linf", 0.2, 0.97),
-    "pgd_l2": ("l2", 1.5, 1.1),
-    "worst_case": ("linf", 0.2, 0.94),
-}
-GRID = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
+__all__ = ["SEEDS", "SIGNS", "STEPS", "Experiment", "make"]
+
 COLUMNS = {
-    "results": "dataset,poison,model,defense,seed,attack,norm,eps,curve,metric,hits,total,value",
-    "summary": "dataset,poison,model,defense,attack,norm,eps,curve,metric,value,low,high,total,seeds,gate",
-    "differences": "dataset,poison,model,defense,control,attack,norm,eps,metric,effect,low,high,total,seeds",
-    "per_class": "dataset,poison,model,defense,attack,norm,eps,metric,label,hits,total,value,low,high",
+    "results": "dataset,poison,model,defense,seed,attack,norm,eps,curve,steps,metric,hits,total,value,gate",
+    "summary": "dataset,poison,model,defense,attack,norm,eps,curve,steps,metric,value,low,high,total,seeds,gate,"
+    "rank_low,rank_high",
+    "differences": "dataset,poison,model,defense,control,attack,norm,eps,metric,effect,low,high,total,seeds,gate",
+    "per_class": "dataset,poison,model,defense,attack,norm,eps,metric,label,hits,total,value,low,high,gate",
     "measures": "dataset,poison,model,defense,seed,measure,value",
     "claims": "id,paper,statement,dataset,poison,model,treatment,control,metric,attack,effect,low,high,"
     "margin,direction,published,published_source,verdict,gate,evidence,seeds",
+    "trust": "dataset,poison,model,defense,seed,norm,eps,check,verdict,value,low,high,limit,total,note",
+    "costs": "dataset,poison,model,defense,seed,attack,member,norm,eps,attacked,broken,forward,backward,fault",
 }
 CONFIG = {
     "name": "synthetic",
@@ -84,7 +80,7 @@ class Experiment:
 
     def rate(self, place: Mapping[str, str], value: float, metric: str, total: int = 360, **at: Any) -> None:
         """Rows of one metric: one per seed, and their summary."""
-        at = {"attack": "none", "norm": "", "eps": 0.0, "curve": False, **at}
+        at = {"attack": "none", "norm": "", "eps": 0.0, "curve": "", "steps": 0, **at}
         wobble = int.from_bytes("/".join([*place.values(), metric, str(at)]).encode()[:64], "big") % 7 / 500
         values = [min(1.0, max(0.0, value + wobble + 0.01 * (seed - 1))) for seed in SEEDS]
         hits = [round(v * total) for v in values]
@@ -97,6 +93,7 @@ class Experiment:
                 "hits": hit,
                 "total": total,
                 "value": hit / total,
+                "gate": "not assessed",
             }
             self.rows["results"].append(row)
         mean = sum(hits) / total / len(SEEDS)
@@ -112,6 +109,8 @@ class Experiment:
                 "total": total,
                 "seeds": len(SEEDS),
                 "gate": "not assessed",
+                "rank_low": 0,
+                "rank_high": 0,
             }
         )
 
@@ -134,6 +133,7 @@ class Experiment:
                     "value": share,
                     "low": max(0.0, share - 0.12),
                     "high": min(1.0, share + 0.1),
+                    "gate": "not assessed",
                 }
             )
 
@@ -245,171 +245,6 @@ def hash_of(text: str) -> int:
     return int.from_bytes((text * 8).encode()[:32], "big")
 
 
-def add_evasion(made: Experiment, dataset: str, labels: list[str], models: Iterable[str]) -> None:
-    """Two models, three defenses, five attacks, a curve."""
-    for model in models:
-        for defense, robust in EVASION.items():
-            place = {"dataset": dataset, "poison": "clean", "model": model, "defense": defense}
-            made.rate(place, 0.96, "clean_accuracy")
-            for attack, (norm, eps, easier) in ATTACKS.items():
-                made.rate(place, robust * easier, "robust_accuracy", attack=attack, norm=norm, eps=eps)
-            for eps in GRID:
-                at = {"attack": "pgd", "norm": "linf", "eps": eps, "curve": True}
-                made.rate(place, 0.96 - (0.96 - robust) * min(1, eps / 0.2), "robust_accuracy", **at)
-            made.classes(place, labels, 0.98, "clean_accuracy")
-            made.classes(place, labels, robust, "robust_accuracy", attack="worst_case")
-            made.run(place, (1, 8, 8), labels, second=False)
-            made.kept(place, "pgd", (1, 8, 8), labels)
-    made.differences("adversarial_training", "standard")
-    made.differences("trades", "standard")
-
-
-def add_backdoor(made: Experiment) -> None:
-    """A poisoned and a clean training set, a defense and its control."""
-    labels = ["disc", "square", "triangle", "cross", "ring"]
-    for poison in ("clean", "badnets"):
-        for defense, (accuracy, asr) in BACKDOOR.items():
-            place = {"dataset": "scenes", "poison": poison, "model": "cnn", "defense": defense}
-            made.rate(place, accuracy, "clean_accuracy", 600)
-            if poison == "badnets":
-                made.rate(place, asr, "asr", 480, attack="badnets")
-                made.rate(place, accuracy * (1 - asr), "triggered_accuracy", 480, attack="badnets")
-                made.rate(place, accuracy - 0.03, "target_recall", 120)
-                others = labels[:2] + labels[3:]  # the target class has no such rate
-                made.classes(place, others, accuracy * (1 - asr), "triggered_accuracy", attack="badnets")
-            made.classes(place, labels, accuracy, "clean_accuracy")
-            made.run(place, (3, 16, 16), labels, second=defense != "standard")
-            if defense != "standard":
-                for seed in SEEDS:
-                    for name, value in (("biased_auroc", 0.985 + seed / 1000), ("loss_p95", 1.25 + seed)):
-                        made.rows["measures"].append({**place, "seed": seed, "measure": name, "value": value})
-    made.differences("cbd", "cbd_shuffled")
-    rng = np.random.default_rng(3)
-    x, y = rng.integers(0, 255, (40, 3, 16, 16), dtype=np.uint8), np.arange(40) % 5
-    stamped = x.copy()
-    stamped[:, :, -3:, -3:] = 255
-    test = made.root / "data" / "clean" / "scenes" / "test.npz"
-    write_npz(test, {"x": x, "y": y, "classes": np.array(labels)}, about={})
-    made.clean["scenes"] = test
-    for seed in SEEDS:
-        path = made.root / "data" / "poisoned" / "scenes" / "badnets" / f"seed{seed}.npz"
-        arrays = {"test_x": stamped, "test_y": np.full(40, 2), "classes": np.array(labels)}
-        write_npz(path, arrays, about={"rate": 0.1})
-        made.poisoned.append(path)
-
-
-def add_claims(made: Experiment, *, backdoor: bool) -> None:
-    """A claim of every verdict."""
-    digits = {
-        "dataset": "digits",
-        "poison": "clean",
-        "model": "cnn",
-        "treatment": "trades",
-        "control": "standard",
-    }
-    robust = {
-        **digits,
-        "metric": "robust_accuracy",
-        "attack": "worst_case linf 0.2",
-        "direction": "above",
-        "seeds": "3",
-    }
-    gate = {"gate": "not assessed", "evidence": "digits/clean/cnn/trades; digits/clean/cnn/standard"}
-    made.claim(
-        id="trades.robust",
-        paper="TRADES (Zhang et al., ICML 2019)",
-        statement="Regularised training raises worst-case robust accuracy by more than 30 points.",
-        effect=0.6,
-        low=0.57,
-        high=0.632,
-        margin=0.3,
-        published="robust accuracy 56.61 % (CIFAR-10, WRN-34-10)",
-        published_source="Table 5",
-        verdict="supported",
-        **robust,
-        **gate,
-    )
-    made.claim(
-        id="trades.large",
-        paper="TRADES (Zhang et al., ICML 2019)",
-        statement="Regularised training raises worst-case robust accuracy by more than 70 points.",
-        effect=0.6,
-        low=0.57,
-        high=0.632,
-        margin=0.7,
-        verdict="contradicted",
-        **robust,
-        **gate,
-    )
-    made.claim(
-        id="trades.beats_adversarial_training",
-        paper="TRADES (Zhang et al., ICML 2019)",
-        statement="Its divergence term is worth more than adversarial training.",
-        effect=-0.011,
-        low=-0.04,
-        high=0.013,
-        margin=0.0,
-        verdict="inconclusive",
-        **{**robust, "control": "adversarial_training"},
-        **gate,
-    )
-    paper = {"paper": "CBD (Zhang et al., CVPR 2023)"}
-    scenes = {
-        "dataset": "scenes",
-        "poison": "badnets",
-        "model": "cnn",
-        "treatment": "cbd",
-        "control": "cbd_shuffled",
-    }
-    made.claim(
-        id="cbd.clean_label",
-        statement="The defense also removes clean-label backdoors.",
-        treatment="cbd",
-        control="cbd_shuffled",
-        metric="asr",
-        margin=-0.8,
-        direction="below",
-        verdict="not run at this scale",
-        **paper,
-    )
-    if not backdoor:
-        return
-    evidence = "scenes/badnets/cnn/cbd; scenes/badnets/cnn/cbd_shuffled"
-    held = {"gate": "premise held in 3 of 3 seeds", "evidence": evidence, "seeds": "3.0"}
-    made.claim(
-        id="cbd.asr",
-        statement="Biased features lower the attack success rate by more than 50 points over shuffled ones.",
-        metric="asr",
-        attack="badnets",
-        effect=-0.93,
-        low=-0.951,
-        high=-0.9,
-        margin=-0.5,
-        direction="below",
-        published="ASR 1.06 %, clean accuracy 87.46 % (CIFAR-10, WRN-16-1)",
-        published_source="Table 1, arXiv:2303.06818",
-        verdict="supported",
-        **paper,
-        **scenes,
-        **held,
-    )
-    made.claim(
-        id="cbd.bound",
-        statement="The attack success rate falls under 15 % & nothing < else breaks.",
-        metric="asr",
-        attack="badnets",
-        effect=0.041,
-        low=0.02,
-        high=0.06,
-        margin=0.15,
-        direction="below",
-        verdict="premise not met",
-        **paper,
-        **{**scenes, "control": ""},
-        **{**held, "gate": "premise held in 1 of 3 seeds"},
-    )
-
-
 SIGNS = [
     f"Sign {n:02d}: right of way at the next intersection" if n % 9 == 0 else f"sign_{n:02d}"
     for n in range(43)
@@ -433,4 +268,6 @@ def make(
         add_evasion(made, "gtsrb", SIGNS, ("cnn",))
     if backdoor:
         add_backdoor(made)
+    for add in (add_gates, add_checks, add_costs, add_ranks):
+        add(made.rows)
     return made

@@ -3,77 +3,16 @@
 import csv
 import json
 import re
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import Page, squeezed, tables_of, words_of
 from pypdf import PdfReader
 from synthetic_experiment import SEEDS, SIGNS, Experiment, make
 
 from deconfound.errors import DataError
 from deconfound.report.build import build
-
-
-class Page(HTMLParser):
-    """Text, table rows, elements and addresses of a page; text of scripts, styles and drawings left out."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.rows: list[list[str]] = []
-        self.loads: list[str] = []
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.tags: set[str] = set()
-        self._skip = 0
-        self._cell = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        known = {name: value or "" for name, value in attrs}
-        self.tags.add(tag)
-        self._skip += tag in ("script", "style", "svg")
-        if "id" in known:
-            self.ids.append(known["id"])
-        if tag == "a":
-            self.links.append(known["href"])
-        else:
-            self.loads += [known[n] for n in ("src", "href", "xlink:href", "data", "poster") if n in known]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._cell = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self._skip -= tag in ("script", "style", "svg")
-        self._cell = self._cell and tag not in ("td", "th")
-
-    def handle_data(self, data: str) -> None:
-        if not self._skip:
-            self.words.append(data)
-            if self._cell:
-                self.rows[-1][-1] += data
-
-
-def squeezed(text: str) -> str:
-    """Text without white space and zero-width spaces, ligatures taken apart."""
-    plain = text.replace("ﬁ", "fi").replace("ﬂ", "fl").replace("ﬀ", "ff").replace("ﬃ", "ffi")
-    return re.sub(r"[\s\u200b]+", "", plain)
-
-
-def tables_of(value: Any) -> Iterator[dict[str, Any]]:
-    """Every table anywhere in a document."""
-    if isinstance(value, dict):
-        if value.get("kind") == "table":
-            yield value
-        for part in value.values():
-            yield from tables_of(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from tables_of(part)
 
 
 def sections_of(folder: Path) -> list[str]:
@@ -109,13 +48,13 @@ def test_every_row_of_every_table_is_a_row_of_the_page(document: dict[str, Any],
     rows = [row for table in tables_of(document) for row in table["rows"]]
     assert len(rows) > 200
     for row in rows:
-        assert tuple(squeezed(cell["text"] + cell.get("note", "")) for cell in row) in drawn
+        assert tuple(map(words_of, row)) in drawn
 
 
 def test_every_row_of_every_table_is_on_paper(document: dict[str, Any], paper: str) -> None:
     for table in tables_of(document):
         for row in table["rows"]:
-            assert squeezed("".join(cell["text"] + cell.get("note", "") for cell in row)) in paper
+            assert "".join(map(words_of, row)) in paper
 
 
 def test_every_claim_is_in_both_with_its_effect_interval_margin_verdict_and_published_number(
@@ -129,6 +68,7 @@ def test_every_claim_is_in_both_with_its_effect_interval_margin_verdict_and_publ
         "contradicted",
         "inconclusive",
         "premise not met",
+        "gate not passed",
         "not run at this scale",
     }
     for claim in claims:
@@ -146,7 +86,7 @@ def test_a_claim_shows_measured_beside_published_and_what_was_needed(document: d
     assert facts["effect"] == ("−93.0 points", "−95.1 to −90.0")
     assert facts["needed"][0] == "below −50.0 points"
     assert re.fullmatch(
-        r"attack success rate 4\.\d\s% \(control 9\d\.\d\s%\), clean accuracy 9\d\.\d\s%",
+        r"attack success rate 4\.\d\s% \(control 9\d\.\d\s%†\), clean accuracy 9\d\.\d\s%",
         facts["measured"][0],
     )
     assert facts["published"][0] == "ASR 1.06 %, clean accuracy 87.46 % (CIFAR-10, WRN-16-1)"
@@ -159,6 +99,8 @@ def test_verdicts_come_first(document: dict[str, Any]) -> None:
         *(
             "verdicts",
             "evasion",
+            "trust",
+            "costs",
             "backdoor",
             "curves",
             "classes",
@@ -169,8 +111,8 @@ def test_verdicts_come_first(document: dict[str, Any]) -> None:
         ),
     ]
     assert document["sections"][0]["lead"] == (
-        "Of 6 claims, 2 are supported, 1 is contradicted, 1 is inconclusive, 1 has its premise not met"
-        " and 1 was not run at this scale."
+        "Of 7 claims, 2 are supported, 1 is contradicted, 1 is inconclusive, 1 has its premise not met,"
+        " 1 did not pass the trust gate and 1 was not run at this scale."
     )
 
 
@@ -250,7 +192,7 @@ def test_sections_without_numbers_vanish(tmp_path: Path) -> None:
     assert "backdoor" not in sections_of(tmp_path / "a" / "reports")
     build(**make(tmp_path / "b", evasion=False).arguments())
     assert sections_of(tmp_path / "b" / "reports") == [
-        *("backdoor", "classes", "examples", "histories", "evidence", "making"),
+        *("trust", "backdoor", "classes", "examples", "histories", "evidence", "making"),
     ]
     build(**Experiment(tmp_path / "c").arguments())
     assert sections_of(tmp_path / "c" / "reports") == ["making"]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from deconfound.report.words import Order, budget, interval, label, listing, number, radius
+from deconfound.report.words import Order, amount, budget, interval, label, listing, number, radius, ranks
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,8 @@ def test_a_radius_is_written_as_people_write_it(eps: float, text: str) -> None:
 
 def test_a_budget_needs_a_norm() -> None:
     assert budget("linf", 0.2) == "L∞\N{NO-BREAK SPACE}0.2"
+    assert budget("l1", 12.0) == "L1\N{NO-BREAK SPACE}12"
+    assert budget("wasserstein", 0.01) == "Wasserstein\N{NO-BREAK SPACE}0.01"
     assert budget("", 0.0) == ""
 
 
@@ -52,6 +54,21 @@ def test_a_budget_needs_a_norm() -> None:
         ("badnets", "BadNets"),
         ("pgd_l2", "PGD L2"),
         ("my_own_method", "my own method"),
+        ("bim", "BIM"),
+        ("mim", "MIM"),
+        ("apgd", "APGD"),
+        ("apgd_targeted", "APGD-T"),
+        ("apgd_targeted_l2", "APGD-T L2"),
+        ("fab", "FAB"),
+        ("square", "Square"),
+        ("autoattack", "AutoAttack"),
+        ("cw_l2", "CW L2"),
+        ("ddn", "DDN"),
+        ("deepfool", "DeepFool"),
+        ("ti_dim", "TI-DIM"),
+        ("pgd_l1", "PGD L1"),
+        ("wasserstein", "Wasserstein"),
+        ("multi_dim", "multi dim"),
     ],
 )
 def test_names_read_as_prose_even_when_nobody_listed_them(name: str, text: str) -> None:
@@ -68,3 +85,18 @@ def test_order_follows_the_configuration_with_the_undefended_first_and_the_worst
     attacks = sorted(["worst_case", "fgsm", "none", "pgd"], key=lambda name: order.key("attacks", name))
     assert defenses == ["standard", "z", "a", "b"]
     assert attacks == ["none", "pgd", "fgsm", "worst_case"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (23.25, "23.2"), (341.3, "341"), (1234567.0, "1_234_567")]
+)
+def test_amounts_have_narrow_spaces_and_a_decimal_only_where_small(value: float, text: str) -> None:
+    assert amount(value) == text.replace("_", "\N{NARROW NO-BREAK SPACE}")
+
+
+def test_a_rank_is_a_range_or_a_place() -> None:
+    assert [ranks(0, 0), ranks(1, 1), ranks(1, 3)] == [
+        "",
+        "rank\N{NO-BREAK SPACE}1",
+        "rank\N{NO-BREAK SPACE}1–3",
+    ]

@@ -1,4 +1,4 @@
-"""Figures of rates: accuracy per attack, curves over eps, backdoor trade-off, per class, verdicts."""
+"""Figures of rates: accuracy per attack, backdoor trade-off, per class, verdicts."""
 
 import math
 import textwrap
@@ -9,6 +9,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.patches import Rectangle
 
+from deconfound.report.gates import has_failed
 from deconfound.report.inputs import PerClass, Summary
 from deconfound.report.matrix import NORM_ORDER, class_names, condition, condition_column, condition_key
 from deconfound.report.plotting import (
@@ -22,14 +23,20 @@ from deconfound.report.plotting import (
     save,
     shorten,
 )
-from deconfound.report.words import Order, budget, label, radius, setting_label
+from deconfound.report.words import DAGGER, Order, budget, label, setting_label
 
 Setting = tuple[str, str, str]
+DOUBTED = f" A dagger ({DAGGER}): some of these numbers did not pass the trust gate."
 
 
 def stem(kind: str, setting: Setting, *more: str) -> str:
     """File name of a figure, without suffix."""
     return "-".join([kind, *setting, *more]).replace("/", "_")
+
+
+def doubted(rows: Sequence[Summary | PerClass]) -> set[str]:
+    """Defenses with a number that did not pass the trust gate."""
+    return {row.defense for row in rows if has_failed(row.gate)}
 
 
 def bars(setting: Setting, rows: Sequence[Summary], palette: Palette, order: Order) -> Figure:
@@ -49,6 +56,8 @@ def bars(setting: Setting, rows: Sequence[Summary], palette: Palette, order: Ord
         )
         axes.barh(y, row.value, height=thick * 0.86, color=palette.colour(row.defense), linewidth=0)
         axes.plot([row.low, row.high], [y, y], color=INK, linewidth=1.1, solid_capstyle="butt")
+        if has_failed(row.gate):
+            axes.text(row.high + 0.012, y, DAGGER, fontsize=9, va="center", clip_on=False)
     axes.set_yticks(
         range(len(conditions)),
         [f"{label(attack)}\n{budget(norm, eps)}".strip() for attack, norm, eps in conditions],
@@ -66,53 +75,9 @@ def bars(setting: Setting, rows: Sequence[Summary], palette: Palette, order: Ord
         name=stem("evasion", setting),
         section="evasion",
         title=title,
-        caption="Clean and robust accuracy under each attack; the thin line is the 95 % interval.",
+        caption="Clean and robust accuracy under each attack; the thin line is the 95 % interval."
+        + (f" A dagger ({DAGGER}): did not pass the trust gate." if doubted(rows) else ""),
         alt=f"Bars of accuracy per attack and defense for {title}; the table has the numbers.",
-    )
-
-
-def curves(setting: Setting, attack: str, norm: str, rows: Sequence[Summary], palette: Palette) -> Figure:
-    """Robust accuracy over eps, a line per defense inside the band of its interval."""
-    figure, axes = canvas(3.1)
-    defenses = [name for name in palette.names if any(row.defense == name for row in rows)]
-    for name in defenses:
-        points = sorted((row for row in rows if row.defense == name), key=lambda row: row.eps)
-        eps = [row.eps for row in points]
-        colour = palette.colour(name)
-        axes.fill_between(
-            eps,
-            [row.low for row in points],
-            [row.high for row in points],
-            color=colour,
-            alpha=0.2,
-            linewidth=0,
-        )
-        axes.plot(
-            eps,
-            [row.value for row in points],
-            color=colour,
-            marker=palette.marker(name),
-            markersize=4.5,
-            linewidth=1.6,
-        )
-    ticks = sorted({row.eps for row in rows})
-    axes.set_xticks(ticks, [radius(eps) for eps in ticks])
-    if len(ticks) > 7 or min(np.diff(ticks), default=1.0) < 0.09 * (ticks[-1] - ticks[0]):
-        axes.tick_params(axis="x", labelrotation=60)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel(f"eps ({label(norm)}, pixel units)")
-    percent_axis(axes.yaxis, "robust accuracy")
-    axes.grid(axis="y")
-    sns.despine(figure)
-    key(figure, palette, defenses, line=True)
-    title = setting_label(setting)
-    return save(
-        figure,
-        name=stem("curve", setting, attack, norm),
-        section="curves",
-        title=title,
-        caption=f"Robust accuracy against {label(attack)} as its budget grows; bands are 95 % intervals.",
-        alt=f"Lines of robust accuracy over eps for {title}, one per defense; the table has the numbers.",
     )
 
 
@@ -139,7 +104,8 @@ def tradeoff(setting: Setting, rows: Sequence[Summary], palette: Palette) -> Fig
     percent_axis(axes.yaxis, "attack success rate")
     axes.grid()
     sns.despine(figure)
-    key(figure, palette, defenses, line=True)
+    shown = [row for row in rows if row.defense in defenses and row.metric in ("asr", "clean_accuracy")]
+    key(figure, palette, defenses, line=True, doubted=doubted(shown))
     title = setting_label(setting)
     return save(
         figure,
@@ -147,7 +113,9 @@ def tradeoff(setting: Setting, rows: Sequence[Summary], palette: Palette) -> Fig
         section="backdoor",
         title=title,
         caption="What the trigger still achieves against what the model still knows; "
-        "crosses are 95 % intervals. Bottom right is where a defense wants to be.",
+        "crosses are 95 % intervals. Bottom right is where a defense wants to be."
+        + DOUBTED
+        * bool(doubted(shown)),
         alt=f"Points of clean accuracy against attack success rate for {title}; the table has the numbers.",
     )
 
@@ -177,9 +145,9 @@ def per_class(setting: Setting, rows: Sequence[PerClass], palette: Palette, orde
         linecolor="none",
     )
     axes.set_yticks(np.arange(len(labels)) + 0.5, [shorten(text, 22) for text in labels], rotation=0)
-    axes.set_xticks(
-        np.arange(len(columns)) + 0.5, [shorten(label(at[1]), 22) for at in columns], rotation=40, ha="right"
-    )
+    marked = {(condition(row), row.defense) for row in rows if has_failed(row.gate)}
+    heads = [shorten(label(at[1]), 22) + DAGGER * (at in marked) for at in columns]
+    axes.set_xticks(np.arange(len(columns)) + 0.5, heads, rotation=40, ha="right")
     axes.tick_params(length=0)
     start = 0
     for at, group in groupby(columns, key=lambda column: column[0]):
@@ -198,6 +166,6 @@ def per_class(setting: Setting, rows: Sequence[PerClass], palette: Palette, orde
         name=stem("classes", setting),
         section="classes",
         title=title,
-        caption="Per cent of each class, pooled over seeds; darker is higher.",
+        caption="Per cent of each class, pooled over seeds; darker is higher." + DOUBTED * bool(marked),
         alt=f"Accuracy of each class under each defense for {title}; the table has the numbers.",
     )

@@ -1,38 +1,63 @@
-"""The sections behind the headline: curves over eps, classes, training."""
+"""The sections behind the headline: security curves, classes, training."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from deconfound.report.blocks import Block, column, figures, head, rate, section, table
 from deconfound.report.figures import by_setting, grouped, headline
-from deconfound.report.inputs import Inputs, Run
+from deconfound.report.inputs import Inputs, Run, Summary
 from deconfound.report.matrix import class_names, condition, condition_column, condition_key, matrix
 from deconfound.report.plotting import Figure
 from deconfound.report.training_curves import averaged
-from deconfound.report.words import Order, interval, label, metric_label, number, setting_label
+from deconfound.report.words import (
+    Order,
+    budget,
+    interval,
+    label,
+    listing,
+    metric_label,
+    number,
+    setting_label,
+)
+
+AXES = {
+    "eps": "Over eps, its budget grows: a line that does not fall, or that stays above zero when the budget covers "
+    "the whole range of pixels, shows an attack that is fooled, not a robust model.",
+    "steps": "Over steps, its budget stays and it searches longer: a line that still falls at its right end shows an "
+    "attack that has not converged, so that more steps would break more.",
+}
 
 
 def curves(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:
-    """Robust accuracy over eps."""
+    """Robust accuracy over eps and over steps."""
     rows = [row for row in inputs.summary if row.curve]
     if not rows:
         return []
     blocks = figures(drawn, "curves")
-    for (dataset, attack, norm, metric), line in grouped(
-        rows, lambda row: (row.dataset, row.attack, row.norm, row.metric)
+    for (dataset, attack, norm, metric, axis), line in grouped(
+        rows, lambda row: (row.dataset, row.attack, row.norm, row.metric, row.curve)
     ):
-        words = label(norm) if norm else "no norm"
-        caption = (
-            f"{label(dataset)}: {metric_label(metric)} under {label(attack)} ({words}) by eps, in per cent"
-        )
         blocks += matrix(
-            caption, line, order, curve=True, folded=f"Numbers behind the curves: {label(dataset)}"
+            f"{label(dataset)}: {metric_label(metric)} under {label(attack)} ({within(line)}) by {axis}, in per cent",
+            line,
+            order,
+            curve=axis,
+            folded=f"Numbers behind the curves over {axis}: {label(dataset)}, {label(attack)}"
+            + (f" {label(norm)}" if norm else ""),
         )
-    lead = (
-        "Robust accuracy as the budget grows. A line that does not fall, or that stays above zero when the "
-        "budget covers the whole range of pixels, shows an attack that is fooled, not a robust model."
+    axes = {row.curve for row in rows}
+    lead = " ".join(
+        ["Robust accuracy as an attack is given more.", *(AXES[name] for name in AXES if name in axes)]
     )
-    return [section("curves", "Curves over the budget", lead, blocks)]
+    return [section("curves", "Security curves", lead, blocks)]
+
+
+def within(rows: Sequence[Summary]) -> str:
+    """What a curve holds fixed: the norm over eps, the whole budget over steps."""
+    budgets = sorted({(row.norm, row.eps) for row in rows})
+    if rows[0].curve == "steps":
+        return listing(budget(norm, eps) for norm, eps in budgets)
+    return label(rows[0].norm) if rows[0].norm else "no norm"
 
 
 def classes(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:

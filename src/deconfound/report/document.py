@@ -13,7 +13,7 @@ from deconfound.report.making import evidence, making, plain
 from deconfound.report.plotting import Figure
 from deconfound.report.sections import SECTIONS
 from deconfound.report.verdicts import verdicts
-from deconfound.report.words import Order, count, label, listing
+from deconfound.report.words import DAGGER, Order, count, label, listing
 
 INTRODUCTION = (
     "Every rate is a share of test images, averaged over seeds; each seed trains its own model from scratch. "
@@ -22,7 +22,8 @@ INTRODUCTION = (
     "it compares the two on the same images.",
     "A verdict never rests on a single number. Each claim says beforehand by how much a treatment has to "
     "differ from its control, which is often the same method without the part that is said to help; the "
-    "verdict then asks on which side of that margin the interval of the difference lies.",
+    "verdict then asks on which side of that margin the interval of the difference lies. A number with a dagger "
+    f"({DAGGER}) did not pass the trust gate: the attacks behind it are not to be believed, so it decides nothing.",
     "The name at the head of a row leads to the runs behind its numbers: command, commit and checksums.",
 )
 

@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deconfound.report import charts, pictures
+from deconfound.report import charts, pictures, security
 from deconfound.report.forest import forest
 from deconfound.report.inputs import Cell, Inputs, PerClass
 from deconfound.report.matrix import condition
@@ -42,8 +42,8 @@ def draw(
         if setting[1] != "clean" and any(row.metric == "asr" for row in table):
             made.append(charts.tradeoff(setting, table, palette))
         points = [row for row in rows if row.curve and row.metric == "robust_accuracy"]
-        for (attack, norm), line in grouped(points, lambda row: (row.attack, row.norm)):
-            made.append(charts.curves(setting, attack, norm, line, palette))
+        for (attack, norm, axis), line in grouped(points, lambda row: (row.attack, row.norm, row.curve)):
+            made.append(security.curves(setting, (attack, norm, axis), line, palette))
     for setting, classes in by_setting(inputs.per_class, order):
         made.append(charts.per_class(setting, headline(classes), palette, order))
     made += pictures.evasion_examples(adversarial, order)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 from deconfound.errors import DataError
 from deconfound.storage import read_json
 
-TABLES = ("results", "summary", "differences", "per_class", "measures", "claims")
+TABLES = ("results", "summary", "differences", "per_class", "measures", "claims", "trust", "costs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,27 +35,32 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Result(Cell):
-    """A row of results.csv: one run, one metric."""
+    """A row of results.csv: one run, one metric. curve: `eps`, `steps`, or empty; steps: of a point over steps."""
 
     seed: int
     attack: str
     norm: str
     eps: float
-    curve: bool
+    curve: str
+    steps: int
     metric: str
     hits: int
     total: int
     value: float
+    gate: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(Cell):
-    """A row of summary.csv: mean and 95 % interval over seeds and examples."""
+    """A row of summary.csv: mean and 95 % interval over seeds and examples. rank_low and rank_high: best and worst
+    rank of the defense among those of its setting (1 is best); 0 where nothing is ranked.
+    """
 
     attack: str
     norm: str
     eps: float
-    curve: bool
+    curve: str
+    steps: int
     metric: str
     value: float
     low: float
@@ -63,6 +68,8 @@ class Summary(Cell):
     total: int
     seeds: int
     gate: str
+    rank_low: int
+    rank_high: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +86,7 @@ class Difference(Cell):
     high: float
     total: int
     seeds: int
+    gate: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +103,7 @@ class PerClass(Cell):
     value: float
     low: float
     high: float
+    gate: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +113,39 @@ class Measure(Cell):
     seed: int
     measure: str
     value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust(Cell):
+    """A row of trust.csv: one check of the trust gate on one run; norm is empty for a check of the model itself."""
+
+    seed: int
+    norm: str
+    eps: float
+    check: str
+    verdict: str
+    value: float
+    low: float
+    high: float
+    limit: float
+    total: int
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(Cell):
+    """A row of costs.csv: images that one attack (or member of an ensemble) attacked, broke and sent through."""
+
+    seed: int
+    attack: str
+    member: str
+    norm: str
+    eps: float
+    attacked: int
+    broken: int
+    forward: int
+    backward: int
+    fault: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +207,8 @@ class Inputs:
     per_class: Sequence[PerClass]
     measures: Sequence[Measure]
     claims: Sequence[Claim]
+    trust: Sequence[Trust]
+    costs: Sequence[Cost]
     runs: Sequence[Run]
 
 
@@ -173,12 +217,11 @@ PARSERS: Mapping[type, Any] = {
     str: str,
     int: lambda text: int(float(text)),
     float: lambda text: float(text) if text else math.nan,
-    bool: lambda text: text.strip().lower() in ("true", "1"),
 }
 
 
 def read(tables: Path, runs: Sequence[Path]) -> Inputs:
-    """Read the six tables of a folder and the records of the runs; DataError names what is wrong."""
+    """Read the tables of a folder and the records of the runs; DataError names what is wrong."""
     records = sorted((read_run(path) for path in runs), key=lambda run: (run.group, run.seed))
     return Inputs(
         results=read_rows(tables / "results.csv", Result),
@@ -187,6 +230,8 @@ def read(tables: Path, runs: Sequence[Path]) -> Inputs:
         per_class=read_rows(tables / "per_class.csv", PerClass),
         measures=read_rows(tables / "measures.csv", Measure),
         claims=read_rows(tables / "claims.csv", Claim),
+        trust=read_rows(tables / "trust.csv", Trust),
+        costs=read_rows(tables / "costs.csv", Cost),
         runs=records,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from deconfound.report.blocks import Block, column, section, table, text
+from deconfound.report.blocks import Block, column, facts, section, table
 from deconfound.report.figures import grouped
 from deconfound.report.inputs import TABLES, Inputs, Result, Run
 from deconfound.report.words import Order, anchor, budget, count, label, metric_label
@@ -102,9 +102,9 @@ def entry(
         lambda row: (row.attack != "none", row.attack, row.metric, row.eps),
     ):
         words = metric_label(at[2]) + (f", {label(at[1])}" if at[0] else "")
-        hits = {row.seed: f"{row.hits} / {row.total}" for row in mine}
+        hits = {row.seed: {"text": f"{row.hits} / {row.total}", "gate": row.gate} for row in mine}
         cells = [{"text": words, "note": budget(mine[0].norm, mine[0].eps) if mine[0].norm else ""}]
-        rows.append(cells + [{"text": hits.get(seed, "–")} for seed in seeds])
+        rows.append(cells + [hits.get(seed, {"text": "–"}) for seed in seeds])
     heads = [column("hits / examples"), *(column(f"seed {seed}") for seed in seeds)]
     spec = runs[0].spec if runs else {}
     return {
@@ -124,37 +124,19 @@ def note(value: Any) -> str:
 def making(inputs: Inputs, experiment: Mapping[str, Any], tables: Path, root: Path) -> list[Block]:
     """Configuration, versions, machine, and the checksums of what the report was read from."""
     runs = inputs.runs
-    facts = [
-        {
-            "name": "commit of the runs",
-            "values": tally(str(r.provenance.get("commit") or "not recorded") for r in runs),
-        },
-        {"name": "commit of the report", "values": [commit() or "not recorded"]},
+    said = [
+        ("commit of the runs", tally(str(r.provenance.get("commit") or "not recorded") for r in runs)),
+        ("commit of the report", [commit() or "not recorded"]),
+        *recorded(runs, "versions"),
+        ("drawn and set with", [f"{name} {version(name)}" for name in RENDERERS]),
+        *recorded(runs, "machine"),
     ]
-    packages = sorted({name for run in runs for name in run.provenance.get("versions", {})})
-    for name in packages:
-        facts.append(
-            {
-                "name": name,
-                "values": tally(
-                    str(r.provenance["versions"].get(name))
-                    for r in runs
-                    if name in r.provenance.get("versions", {})
-                ),
-            }
-        )
-    facts.append({"name": "drawn and set with", "values": [f"{name} {version(name)}" for name in RENDERERS]})
-    for name in sorted({name for run in runs for name in run.provenance.get("machine", {})}):
-        values = [
-            str(r.provenance["machine"].get(name)) for r in runs if name in r.provenance.get("machine", {})
-        ]
-        facts.append({"name": name, "values": tally(values)})
     sources = [tables / f"{name}.csv" for name in TABLES] + [run.path for run in runs]
     rows: list[list[Block]] = [
         [{"text": relative(path, root)}, {"text": sha256(path), "code": True}] for path in sources
     ]
     blocks: list[Block] = [
-        {"kind": "facts", "items": [fact for fact in facts if fact["values"]]},
+        facts([(name, values) for name, values in said if values]),
         {
             "kind": "link",
             "text": "Seconds and memory of every step differ from run to run while this report does not, "
@@ -181,4 +163,8 @@ def tally(values: Any) -> list[str]:
     return list(seen) if len(seen) < 2 else [f"{value} ({count(n, 'run')})" for value, n in seen.items()]
 
 
-__all__ = ["evidence", "making", "text"]
+def recorded(runs: Sequence[Run], part: str) -> list[tuple[str, list[str]]]:
+    """What the records of the runs say in a part of their provenance, by name."""
+    found = [run.provenance.get(part, {}) for run in runs]
+    names = sorted({name for about in found for name in about})
+    return [(name, tally(str(about.get(name)) for about in found if name in about)) for name in names]

@@ -2,33 +2,52 @@
 
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from deconfound.report.blocks import Block, column, difference, head, rate, table
 from deconfound.report.inputs import Difference, PerClass, Summary
-from deconfound.report.words import Order, budget, label, metric_label, radius
+from deconfound.report.words import Order, budget, count, label, metric_label, radius, ranks
 
-Condition = tuple[str, str, str, float]  # metric, attack, norm, eps
+RANKED = (("clean_accuracy", "none"), ("robust_accuracy", "worst_case"), ("asr", "none"))
+NOTES = {
+    "quiet": "Grey: the interval contains zero, so the two cannot be ranked.",
+    "rank": "Ranks: the best and the worst place (1 is best) that a defense can take among those of its setting, by "
+    "paired tests corrected for their number (Holm). Rows whose ranks overlap cannot be ranked.",
+}
+
+
+class Condition(NamedTuple):
+    """What a column of numbers holds fixed; steps: of a point of a curve over steps, else 0."""
+
+    metric: str
+    attack: str
+    norm: str
+    eps: float
+    steps: int = 0
+
+
 Rows = Sequence[Summary] | Sequence[Difference]
 
 
 def condition(row: Summary | Difference | PerClass) -> Condition:
     """What a column of numbers holds fixed. The trigger of a run's own poison needs no name in a column."""
     attack = "none" if row.attack == row.poison else row.attack
-    return row.metric, attack, row.norm, row.eps if row.eps == row.eps else 0.0
+    steps = row.steps if isinstance(row, Summary) else 0
+    return Condition(row.metric, attack, row.norm, row.eps if row.eps == row.eps else 0.0, steps)
 
 
 def condition_key(order: Order) -> Any:
     """Sort key of conditions: by metric, then as the attacks are listed, the worst case last."""
 
     def place(at: Condition) -> tuple[Any, ...]:
-        metric, attack, norm, eps = at
-        return METRIC_ORDER.get(metric, 9), metric, order.key("attacks", attack), NORM_ORDER.get(norm, 9), eps
+        metric, attack, norm, *point = at
+        first = METRIC_ORDER.get(metric, 9), metric, order.key("attacks", attack)
+        return *first, NORM_ORDER.get(norm, 9), *point
 
     return place
 
 
-NORM_ORDER = {"": 0, "linf": 1, "l2": 2}
+NORM_ORDER = {"": 0, "linf": 1, "l2": 2, "l1": 3, "wasserstein": 4}
 METRIC_ORDER = {
     name: place
     for place, name in enumerate(
@@ -37,8 +56,10 @@ METRIC_ORDER = {
 }
 
 
-def matrix(caption: str, rows: Rows, order: Order, *, curve: bool = False, folded: str = "") -> list[Block]:
-    """A row per defense (or difference) and a column per condition, with n at the head of each column."""
+def matrix(caption: str, rows: Rows, order: Order, *, curve: str = "", folded: str = "") -> list[Block]:
+    """A row per defense (or difference) and a column per condition, with n at the head of each column; `curve` is the
+    axis of a security curve, whose points are then the columns.
+    """
     conditions = sorted({condition(row) for row in rows}, key=condition_key(order))
     lines: dict[tuple[Any, ...], dict[Condition, Summary | Difference]] = {}
     sizes: dict[Condition, list[tuple[int, int]]] = {}
@@ -54,7 +75,8 @@ def matrix(caption: str, rows: Rows, order: Order, *, curve: bool = False, folde
         first = next(iter(line.values()))
         cells = [head(first, against=against(first), poison=mixed)]
         body.append(cells + [number_cell(line.get(at)) for at in conditions])
-    return table(caption, columns, body, folded=folded)
+    notes = [words for key, words in NOTES.items() if any(key in cell for line in body for cell in line)]
+    return table(caption, columns, body, folded=folded, notes=notes)
 
 
 def against(row: Summary | Difference) -> str:
@@ -66,17 +88,19 @@ def number_cell(row: Summary | Difference | None) -> Block:
     """A rate or a difference over its interval, or a dash."""
     if row is None:
         return {"text": "–"}
-    return difference(row) if isinstance(row, Difference) else rate(row)
+    if isinstance(row, Difference):
+        return difference(row)
+    cell, words = rate(row), ranks(row.rank_low, row.rank_high)
+    shown = words and not row.curve and condition(row)[:2] in RANKED
+    return cell | {"rank": words} if shown else cell
 
 
-def condition_column(
-    at: Condition, sizes: Iterable[tuple[int, int]], *, curve: bool = False
-) -> dict[str, str]:
+def condition_column(at: Condition, sizes: Iterable[tuple[int, int]], *, curve: str = "") -> dict[str, str]:
     """Head of a column: what is measured, the budget, and n from the (examples, seeds) of its rows."""
-    metric, attack, norm, eps = at
+    metric, attack, norm, eps, steps = at
     title, within = metric_label(metric), ""
     if curve:
-        title = f"eps {radius(eps)}"
+        title = count(steps, "step") if curve == "steps" else f"eps {radius(eps)}"
     elif attack != "none":
         title = label(attack) if metric == "robust_accuracy" else f"{title}, {label(attack)}"
         within = budget(norm, eps) if eps else ""

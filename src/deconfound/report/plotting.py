@@ -6,7 +6,7 @@ set them side by side. Text is stored as outlines, so nothing depends on the fon
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import seaborn as sns
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from deconfound.report.words import Order, label
+from deconfound.report.words import DAGGER, Order, label
 
 WIDTH = 4.4  # inches
 INK = "#20242a"  # text and ticks; the page swaps these two for its own, so that a dark page stays legible
@@ -33,6 +33,7 @@ VERDICT_COLOURS = {
     "contradicted": "#c2410c",
     "inconclusive": "#7b818a",
     "premise not met": "#a16207",
+    "gate not passed": "#7e4aa8",
     "not run at this scale": "#7b818a",
 }
 STYLE: Any = {
@@ -108,8 +109,17 @@ def percent_axis(axis: Any, text: str) -> None:
     axis.set_ticks([0.0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100 %"])
 
 
-def key(figure: Canvas, palette: Palette, defenses: Sequence[str], *, line: bool) -> None:
-    """The legend above the axes: one entry per defense, in as many columns as its words allow."""
+def key(
+    figure: Canvas,
+    palette: Palette,
+    defenses: Sequence[str],
+    *,
+    line: bool,
+    doubted: Collection[str] = (),
+) -> None:
+    """The legend above the axes: one entry per defense, in as many columns as its words allow. doubted: defenses with
+    numbers that did not pass the trust gate.
+    """
     handles = [
         Line2D(
             [],
@@ -121,7 +131,7 @@ def key(figure: Canvas, palette: Palette, defenses: Sequence[str], *, line: bool
         )
         for name in defenses
     ]
-    names = [shorten(label(name), 40) for name in defenses]
+    names = [shorten(label(name), 40) + f" {DAGGER}" * (name in doubted) for name in defenses]
     longest = max(map(len, names), default=1)
     figure.legend(
         handles,

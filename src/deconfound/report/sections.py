@@ -3,16 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 
-from deconfound.report.blocks import Block, column, figures, head, section, table, text
+from deconfound.report.blocks import Block, column, figures, head, section, table
+from deconfound.report.costs import costs
 from deconfound.report.details import classes, curves, histories
 from deconfound.report.figures import grouped
 from deconfound.report.inputs import Inputs, Measure, Summary
 from deconfound.report.matrix import matrix
 from deconfound.report.plotting import Figure
+from deconfound.report.trust import trust
 from deconfound.report.words import METRICS, Order, interval, label, number
 
 PAIRED = "Paired differences to the control, in points, over the same examples and seeds"
-QUIET = "Grey: the interval contains zero, so the two cannot be ranked."
 RATES = ("clean_accuracy", "robust_accuracy")
 
 
@@ -34,11 +35,8 @@ def evasion(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block
         ]
         if paired:
             blocks += matrix(f"{title}: {PAIRED[0].lower()}{PAIRED[1:]}", paired, order)
-            if any(row.low <= 0 <= row.high for row in paired):
-                blocks.append(text(QUIET))
     backdoored = {row.dataset for row in inputs.summary if row.metric == "asr"}
     blocks += measures([row for row in inputs.measures if row.dataset not in backdoored], order)
-    blocks += gates(rows)
     return [
         section(
             "evasion",
@@ -69,10 +67,7 @@ def backdoor(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Bloc
         ]
         if paired:
             blocks += matrix(f"{title}: {PAIRED[0].lower()}{PAIRED[1:]}", paired, order)
-            if any(row.low <= 0 <= row.high for row in paired):
-                blocks.append(text(QUIET))
     blocks += measures([row for row in inputs.measures if row.dataset in datasets], order)
-    blocks += gates(rows)
     lead = f"Training data are poisoned so that a trigger decides the prediction. {definitions(rows)}"
     return [section("backdoor", "Backdoor", lead, blocks)]
 
@@ -124,17 +119,6 @@ def measures(rows: Sequence[Measure], order: Order) -> list[Block]:
     return table("Measures: mean over seeds, with the range over seeds below", columns, body)
 
 
-def gates(rows: Sequence[Summary]) -> list[Block]:
-    """What the trust gate says about the rows above."""
-    by_gate = grouped([row for row in rows if row.gate], lambda row: row.gate)
-    if not by_gate:
-        return []
-    if len(by_gate) == 1:
-        return [text(f"Trust gate of the rows above: {by_gate[0][0]}.")]
-    parts = [f"{gate} for {', '.join(sorted({row.group for row in mine}))}" for gate, mine in by_gate]
-    return [text(f"Trust gate of the rows above: {'; '.join(parts)}.")]
-
-
 def definitions(rows: Sequence[Summary]) -> str:
     """One sentence that defines each rate of some rows."""
     parts = [
@@ -153,6 +137,8 @@ def by_dataset(rows: Sequence[Summary], order: Order) -> list[tuple[str, list[Su
 
 SECTIONS: Sequence[Callable[[Inputs, Sequence[Figure], Order], list[Block]]] = (
     evasion,
+    trust,
+    costs,
     backdoor,
     other,
     curves,

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from deconfound.report.blocks import Block, figures, section, text
+from deconfound.report.gates import doubt, has_failed, said
 from deconfound.report.inputs import Claim, Inputs
 from deconfound.report.matrix import condition
 from deconfound.report.plotting import Figure
 from deconfound.report.words import (
+    DAGGER,
     VERDICTS,
     anchor,
     budget,
@@ -21,6 +23,12 @@ from deconfound.report.words import (
     setting_label,
     unit,
 )
+
+SENTENCES = {
+    "premise not met": ("has its premise not met", "have their premise not met"),
+    "gate not passed": ("did not pass the trust gate", "did not pass the trust gate"),
+    "not run at this scale": ("was not run at this scale", "were not run at this scale"),
+}
 
 
 def verdicts(inputs: Inputs, drawn: Sequence[Figure]) -> list[Block]:
@@ -56,14 +64,9 @@ def summary(claims: Sequence[Claim]) -> str:
     """'Of 5 claims, 2 are supported, 1 is contradicted and 2 are inconclusive.'"""
     parts = []
     for name in VERDICTS:
-        number_of = sum(claim.verdict == name for claim in claims)
-        if number_of:
-            verb = "" if name.startswith("not") else "have their " if name.startswith("premise") else "are "
-            if number_of == 1:
-                verb = {"are ": "is ", "have their ": "has its ", "": "was "}[verb]
-            elif not verb:
-                verb = "were "
-            parts.append(f"{number_of} {verb}{name}")
+        if found := sum(claim.verdict == name for claim in claims):
+            one, several = SENTENCES.get(name, (f"is {name}", f"are {name}"))
+            parts.append(f"{found} {one if found == 1 else several}")
     return f"Of {count(len(claims), 'claim')}, {listing(parts)}."
 
 
@@ -81,8 +84,9 @@ def card(claim: Claim, inputs: Inputs, known: set[str]) -> Block:
         ("control", control or "none: measured against a fixed bound", ""),
         ("measured", measured(claim, inputs), ""),
         ("published", claim.published, claim.published_source),
-        ("gate", claim.gate, ""),
+        ("gate", said(claim.gate), ""),
     ]
+    marked = ("effect", "gate") if has_failed(claim.gate) else ()
     groups = [group.strip() for group in claim.evidence.split(";") if group.strip()]
     return {
         "id": claim.id,
@@ -91,7 +95,12 @@ def card(claim: Claim, inputs: Inputs, known: set[str]) -> Block:
         "slug": VERDICTS.get(claim.verdict, ("notrun", ""))[0],
         "about": metric_label(claim.metric) + (f" under {under}" if under else "") + f", {compared}",
         "where": ", ".join(where),
-        "facts": [{"name": name, "text": words, "note": note} for name, words, note in facts if words],
+        "facts": [
+            {"name": name, "text": words, "note": note}
+            | ({"mark": DAGGER, "doubt": doubt(claim.gate)} if name in marked else {})
+            for name, words, note in facts
+            if words
+        ],
         "evidence": [{"text": group, "run": anchor(group) if group in known else ""} for group in groups],
         "values": {"effect": none(claim.effect), "low": none(claim.low), "high": none(claim.high)},
     }
@@ -143,12 +152,11 @@ def measured(claim: Claim, inputs: Inputs) -> str:
     def find(defense: str, poison: str, metric: str, wanted: str) -> str:
         for row in inputs.summary:
             place = (row.dataset, row.poison, row.model, row.defense, row.metric, row.curve)
-            same = place == (claim.dataset, poison, claim.model, defense, metric, False)
+            same = place == (claim.dataset, poison, claim.model, defense, metric, "")
             near = not norm or wanted == "none" or (row.norm == norm and abs(row.eps - eps) < 1e-3)
             if same and near and condition(row)[1] == wanted:
-                return number(row.value, rate=is_rate(metric)) + (
-                    "\N{NO-BREAK SPACE}%" if is_rate(metric) else ""
-                )
+                unit_of = "\N{NO-BREAK SPACE}%" if is_rate(metric) else ""
+                return number(row.value, rate=is_rate(metric)) + unit_of + DAGGER * has_failed(row.gate)
         return ""
 
     defense, _, other_poison = claim.control.partition(" on ")

@@ -1,25 +1,39 @@
 """How the report says things: names of methods and metrics, and numbers as text."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deconfound.report.inputs import Claim
 
 CAPITALS = (
-    "abl adml apgd asr auroc cbd cnn cw dlr erm fab fgsm gtsrb l2 mart mi mnist namid pgd sig svhn trades"
+    "abl adml apgd asr auroc bim cbd cnn cw ddn dlr eot erm fab fgsm gtsrb l1 l2 mart mi mim mnist namid pgd"
+    " sig svhn trades"
 )
 CASING = {
     **{word: word.upper() for word in CAPITALS.split()},
+    "autoattack": "AutoAttack",
     "badnets": "BadNets",
     "causaladv": "CausalAdv",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
+    "deepfool": "DeepFool",
     "linf": "L∞",
     "resnet": "ResNet",
+    "square": "Square",
+    "wasserstein": "Wasserstein",
+}
+HYPHENATED = {
+    "apgd_cross_entropy": "APGD-CE",
+    "apgd_dlr": "APGD-DLR",
+    "apgd_targeted": "APGD-T",
+    "fab_targeted": "FAB-T",
+    "ti_dim": "TI-DIM",
 }
 WHOLE = {"do_style": "do(style)", "none": "no attack", "worst_case": "worst case", "clean": "not poisoned"}
-NORMS = {"linf": "L∞", "l2": "L2"}
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "wasserstein": "Wasserstein"}
+DAGGER = "†"
 METRICS: Mapping[str, tuple[str, str]] = {
     "clean_accuracy": ("clean accuracy", "untouched test images classified right"),
     "robust_accuracy": ("robust accuracy", "test images that stay right under an attack within its budget"),
@@ -41,13 +55,21 @@ VERDICTS: Mapping[str, tuple[str, str]] = {
         "premise",
         "what the method presupposes did not hold here, so the claim was not tested",
     ),
+    "gate not passed": (
+        "gate",
+        "the trust gate failed for one of the sides, so the number can neither support nor refute anything",
+    ),
     "not run at this scale": ("notrun", "this experiment has no cell for the claim"),
 }
 
 
 def label(name: str) -> str:
-    """A name of the configuration as prose: `cbd_shuffled` is 'CBD shuffled'."""
-    return WHOLE.get(name) or " ".join(CASING.get(word, word) for word in name.split("_"))
+    """A name of the configuration as prose: `cbd_shuffled` is 'CBD shuffled', `apgd_targeted_l2` 'APGD-T L2'."""
+    if name in WHOLE:
+        return WHOLE[name]
+    for words, short in HYPHENATED.items():
+        name = re.sub(rf"(?:^|(?<=_)){words}(?=_|$)", short, name)
+    return " ".join(CASING.get(word, word) for word in name.split("_"))
 
 
 def metric_label(metric: str) -> str:
@@ -90,6 +112,19 @@ def radius(eps: float) -> str:
 def budget(norm: str, eps: float) -> str:
     """'L∞ 0.2'; empty when an attack has no single budget."""
     return f"{NORMS.get(norm, norm)}\N{NO-BREAK SPACE}{radius(eps)}" if norm and eps == eps else ""
+
+
+def amount(value: float) -> str:
+    """A mean of counts: '1 234' with narrow spaces, with one decimal only where it is small and not whole."""
+    short = f"{value:,.1f}" if value < 100 and value != round(value) else f"{value:,.0f}"
+    return short.replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def ranks(low: int, high: int) -> str:
+    """'rank 1–2', 'rank 1'; empty where nothing is ranked."""
+    if not low:
+        return ""
+    return f"rank\N{NO-BREAK SPACE}{low}" + (f"–{high}" if high != low else "")
 
 
 def count(number: int, noun: str) -> str:
