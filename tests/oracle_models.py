@@ -17,7 +17,11 @@ from deconfound.training import Trainer
 from deconfound.types import Images
 
 CPU = torch.device("cpu")
-DUAL = {"linf": 1, "l2": 2}  # a step of size eps moves the margin by eps * |w| in the dual norm
+DUAL = {
+    "linf": 1,
+    "l2": 2,
+    "l1": float("inf"),
+}  # a step of size eps moves the margin by eps * |w| in the dual norm
 SIDE = 4  # pixels of a side of the tiny images
 CLASSES = 3
 

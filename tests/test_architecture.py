@@ -32,6 +32,7 @@ LAYERS = [
     ["evaluation"],
     ["measures"],
     ["statistics"],
+    ["comparisons"],
     ["probes"],
     ["trust"],
     ["experiment"],

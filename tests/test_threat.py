@@ -5,12 +5,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle_models import DUAL
 from scipy.stats import kstest
 from torch import Tensor
 
-from deconfound.threat import Norm, ThreatModel
+from deconfound.threat import Norm, ThreatModel, size
 
-NORMS: tuple[Norm, ...] = ("linf", "l2")
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 norms, radii, seeds = st.sampled_from(NORMS), st.floats(0, 2), st.integers(0, 2**32)
 
 
@@ -24,7 +25,7 @@ def points(seed: int, spread: float = 2.0) -> tuple[Tensor, Tensor]:
 def distance(norm: str, x: Tensor, z: Tensor) -> np.ndarray:
     """Distance per image in double precision, by numpy."""
     delta = (z.double() - x.double()).numpy().reshape(len(x), -1)
-    return np.abs(delta).max(1) if norm == "linf" else np.sqrt((delta**2).sum(1))
+    return np.linalg.norm(delta, {"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)
 
 
 @given(norms, radii, seeds)
@@ -83,7 +84,7 @@ def test_the_steepest_step_has_length_one_and_gains_the_dual_norm(norm: Norm, se
     gradient = points(seed)[1]
     step = ThreatModel(norm=norm, eps=1).steepest(gradient)
     gain = (gradient * step).flatten(1).sum(1)
-    dual = gradient.flatten(1).norm(p=1 if norm == "linf" else 2, dim=1)
+    dual = gradient.flatten(1).norm(p=DUAL[norm], dim=1)  # one l1 step of 18 pixels moves one of them
     assert np.allclose(distance(norm, torch.zeros_like(step), step), 1, atol=1e-5)
     assert torch.allclose(gain, dual, rtol=1e-5)
 
@@ -94,7 +95,7 @@ def test_the_steepest_step_is_zero_where_the_gradient_is_zero(norm: Norm) -> Non
     gradient[1] = 0
     step = ThreatModel(norm=norm, eps=1).steepest(gradient)
     assert torch.equal(step[1], torch.zeros(1, 2, 2))
-    assert (step[[0, 2]] > 0).all()
+    assert (step[[0, 2]] > 0).flatten(1).any(1).all()
 
 
 @given(norms, radii, seeds)
@@ -151,3 +152,56 @@ def test_an_empty_batch_passes_through(norm: Norm) -> None:
     assert threat.project(x, x).shape == threat.steepest(x).shape == x.shape
     assert threat.random_start(x, rng=torch.Generator()).shape == x.shape
     assert threat.contains(x, x).shape == (0,)
+
+
+@given(st.floats(0.01, 6), seeds)
+def test_the_l1_projection_is_the_nearest_legal_point(eps: float, seed: int) -> None:
+    x, z = points(seed)
+    found = ThreatModel(norm="l1", eps=eps).project(x, z).double().numpy()
+    x, z = x.double().numpy().reshape(5, -1), z.double().numpy().reshape(5, -1)
+    for row in range(
+        5
+    ):  # the multiplier of the l1 constraint by bisection, for the projection onto box and ball
+        low, high = 0.0, 10.0
+        for _ in range(200):
+            middle = (low + high) / 2
+            shrunk = np.sign(z[row] - x[row]) * np.maximum(np.abs(z[row] - x[row]) - middle, 0)
+            nearest = np.clip(x[row] + shrunk, 0, 1)
+            low, high = (middle, high) if np.abs(nearest - x[row]).sum() > eps else (low, middle)
+        if np.abs(np.clip(z[row], 0, 1) - x[row]).sum() <= eps:
+            nearest = np.clip(z[row], 0, 1)
+        assert np.allclose(found[row].ravel(), nearest, rtol=0, atol=1e-5)
+
+
+def test_random_starts_fill_the_l1_ball_uniformly() -> None:
+    x = torch.full((3000, 1, 1, 2), 0.5)
+    start = ThreatModel(norm="l1", eps=0.2).random_start(x, rng=torch.Generator().manual_seed(0))
+    delta = ((start - x).flatten(1).double() / 0.2).numpy()
+    radius = np.abs(delta).sum(1)
+    assert kstest(radius**2, "uniform").pvalue > 1e-3  # area grows with the square of the radius
+    assert kstest(np.abs(delta[:, 0]) / radius, "uniform").pvalue > 1e-3  # along an edge of the diamond
+    assert abs((delta > 0).mean() - 0.5) < 0.03
+
+
+def test_an_l1_step_passes_over_pixels_at_the_edge_that_it_would_leave() -> None:
+    z = torch.tensor([0.0, 1.0, 0.5, 0.5]).view(1, 1, 2, 2)
+    gradient = torch.tensor([-4.0, 3.0, -2.0, 1.0]).view(1, 1, 2, 2)
+    threat = ThreatModel(norm="l1", eps=1)
+    assert threat.steepest(gradient, z).flatten().tolist() == [0, 0, -1, 0]
+    assert threat.steepest(gradient).flatten().tolist() == [-1, 0, 0, 0]
+    assert threat.steepest(-gradient, z).flatten().tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_size_of_a_perturbation_is_its_norm(norm: Norm) -> None:
+    x, z = points(3)
+    assert np.allclose(size(z - x, norm).numpy(), distance(norm, x, z), rtol=1e-5)
+
+
+def test_an_l1_step_of_a_large_image_moves_a_twentieth_of_its_pixels() -> None:
+    gradient = torch.randn(2, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    step = ThreatModel(norm="l1", eps=1).steepest(gradient)
+    assert (step != 0).flatten(1).sum(1).tolist() == [15, 15]
+    assert torch.allclose(step.abs().flatten(1).sum(1), torch.ones(2))
+    kept, rest = gradient[step != 0].abs(), gradient[step == 0].abs()
+    assert torch.equal(step.sign()[step != 0], gradient.sign()[step != 0]) and kept.min() > rest.median()

@@ -12,7 +12,7 @@ from typing import Any
 from deconfound.attacks.transfer import Transfer
 from deconfound.defenses.workbench import Adaptive
 from deconfound.experiment import CLEAN, Block, Curve, Experiment, Study, full, make, preparation
-from deconfound.registry import nearest
+from deconfound.registry import field_names, nearest
 
 
 @dataclass(frozen=True, order=True)
@@ -260,6 +260,11 @@ def _check_study(study: Study, experiment: Experiment) -> Iterator[str]:
         for name in names:
             if isinstance(make("attacks", name, experiment.attacks[name]), Transfer):
                 yield f".{key}: expected an attack that crafts images, got the transfer {name!r}"
+    for index, curve in enumerate(study.curves):
+        attack = make("attacks", curve.attack, experiment.attacks[curve.attack])
+        inner = getattr(attack, "inner", attack)
+        if curve.axis not in field_names(type(inner)) and not isinstance(attack, Transfer):
+            yield f".curves.{index}: expected an attack that has {curve.axis}, got {type(attack).__name__}"
     for dataset, poison in product(study.datasets, study.poisons):
         if poison != CLEAN:
             shape, classes = make("datasets", dataset, experiment.datasets[dataset]).expects

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deconfound.comparisons import common, holm, paired_p, rankable
 from deconfound.plan import Run
 from deconfound.results import Bools, Cell, Key, Results, Row, cell_of
 from deconfound.statistics import Interval, difference, rate, wilson
@@ -31,18 +32,41 @@ def results_table(results: Results) -> pd.DataFrame:
 
 
 def summary_table(results: Results) -> pd.DataFrame:
-    """Mean over seeds with the 95 % interval over seeds and examples, and the gate's verdict."""
+    """Mean over seeds with the 95 % interval over seeds and examples, the gate's verdict, and the ranks that a defense
+    may have among those of its setting; 0 where nothing is ranked.
+    """
     rows = []
-    for (cell, key), seeds in _groups(results).items():
+    groups = _groups(results)
+    ranks = _ranks(groups)
+    for (cell, key), seeds in groups.items():
         table = np.stack(list(seeds.values()))
         gate = results.gate([run for run in results.runs(cell) if run.seed in seeds], key)
         shape = {"total": table.shape[1], "seeds": table.shape[0], "gate": gate}
+        best, worst = ranks.get((cell, key), (0, 0))
+        shape |= {"rank_low": best, "rank_high": worst}
         rows.append(cell._asdict() | _key(key) | rate(table)._asdict() | shape)
-    return pd.DataFrame(rows, columns=[*CELL, *MEASURED, "value", "low", "high", "total", "seeds", "gate"])
+    columns = [*CELL, *MEASURED, "value", "low", "high", "total", "seeds", "gate", "rank_low", "rank_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _ranks(groups: Mapping[tuple[Cell, Key], Mapping[int, Bools]]) -> dict[tuple[Cell, Key], tuple[int, int]]:
+    """Best and worst rank by Holm-corrected paired tests, where several defenses share a setting and a metric."""
+    rivals: dict[tuple[Cell, Key], dict[str, Mapping[int, Bools]]] = {}
+    for (cell, key), seeds in groups.items():
+        if not key.curve:
+            rivals.setdefault((cell._replace(defense=""), key), {})[cell.defense] = seeds
+    found = {}
+    for (setting, key), rows in rivals.items():
+        if len(rows) > 1:
+            for name, ranks in rankable(rows, higher_first=key.metric != "asr").items():
+                found[setting._replace(defense=name), key] = (ranks.best, ranks.worst)
+    return found
 
 
 def differences_table(results: Results, controls: Mapping[tuple[str, ...], str]) -> pd.DataFrame:
-    """Paired differences against the control of each cell; `controls` maps a cell to the name of its control."""
+    """Paired differences against the control of each cell; `controls` maps a cell to the name of its control. p_holm:
+    of the paired test, corrected for all differences of the same data set.
+    """
     groups = _groups(results)
     rows = []
     for (cell, key), seeds in groups.items():
@@ -55,12 +79,16 @@ def differences_table(results: Results, controls: Mapping[tuple[str, ...], str])
         if not shared:
             continue
         found = paired(seeds, other)
+        both = common(seeds, other)
         total = min(len(table[seed]) for table in (seeds, other) for seed in shared)
         shape = {"total": total, "seeds": len(shared), "gate": gate_of_both(results, cell, other_cell, key)}
         effect = {"effect": found.value, "low": found.low, "high": found.high}
+        effect["p_holm"] = paired_p(*both) if both else float("nan")
         rows.append(cell._asdict() | {"control": control} | _key(key) | effect | shape)
-    columns = [*CELL, "control", *WITHOUT_CURVES, "effect", "low", "high", "total", "seeds", "gate"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = [*CELL, "control", *WITHOUT_CURVES, "effect", "low", "high", "p_holm", "total", "seeds", "gate"]
+    table = pd.DataFrame(rows, columns=columns)
+    table["p_holm"] = table.groupby("dataset")["p_holm"].transform(lambda p: holm(list(p)))
+    return table
 
 
 def gate_of_both(results: Results, cell: Cell, other: Cell | None, key: Key) -> str:
@@ -78,11 +106,10 @@ def gate_of_both(results: Results, cell: Cell, other: Cell | None, key: Key) -> 
 
 def paired(treatment: Mapping[int, Bools], control: Mapping[int, Bools]) -> Interval:
     """Difference over the seeds and the examples that both have: a shorter evaluation is a prefix of a longer one."""
-    shared = sorted(set(treatment) & set(control))
-    count = min(min(len(treatment[s]), len(control[s])) for s in shared)
-    return difference(
-        np.stack([treatment[s][:count] for s in shared]), np.stack([control[s][:count] for s in shared])
-    )
+    both = common(treatment, control)
+    if both is None:
+        raise ValueError("expected two rows that share a seed")
+    return difference(*both)
 
 
 def per_class_table(results: Results) -> pd.DataFrame:

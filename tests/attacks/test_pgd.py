@@ -12,7 +12,7 @@ from deconfound.attacks.scores import ScoreName, margin
 from deconfound.models.classifier import predict
 from deconfound.threat import Norm, ThreatModel
 
-NORMS: tuple[Norm, ...] = ("linf", "l2")
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 
 
 def fresh(seed: int = 0) -> torch.Generator:

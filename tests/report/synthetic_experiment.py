@@ -20,7 +20,8 @@ COLUMNS = {
     "results": "dataset,poison,model,defense,seed,attack,norm,eps,curve,steps,metric,hits,total,value,gate",
     "summary": "dataset,poison,model,defense,attack,norm,eps,curve,steps,metric,value,low,high,total,seeds,gate,"
     "rank_low,rank_high",
-    "differences": "dataset,poison,model,defense,control,attack,norm,eps,metric,effect,low,high,total,seeds,gate",
+    "differences": "dataset,poison,model,defense,control,attack,norm,eps,metric,effect,low,high,p_holm,total,seeds,"
+    "gate",
     "per_class": "dataset,poison,model,defense,attack,norm,eps,metric,label,hits,total,value,low,high,gate",
     "measures": "dataset,poison,model,defense,seed,measure,value",
     "claims": "id,paper,statement,dataset,poison,model,treatment,control,metric,attack,effect,low,high,"
@@ -153,6 +154,7 @@ class Experiment:
                     "effect": effect,
                     "low": effect - 0.02,
                     "high": effect + 0.025,
+                    "p_holm": 0.001 if abs(effect) > 0.025 else 0.4,
                 }
                 self.rows["differences"].append({name: made[name] for name in wanted})
 

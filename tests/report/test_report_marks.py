@@ -51,7 +51,7 @@ def test_where_no_number_is_assessed_the_table_says_so_once(assembled: dict[str,
 def test_a_difference_names_the_side_whose_gate_failed(assembled: dict[str, Any]) -> None:
     found = table(assembled, "backdoor", "scenes: paired")
     assert notes(found)["†"] == "Trust gate: CBD shuffled failed in 1 of 3 seeds: repeats."
-    assert sum(note["text"].startswith("Grey: the interval contains zero") for note in found["notes"]) == 1
+    assert sum(note["text"].startswith("Grey: a paired test") for note in found["notes"]) == 1
 
 
 def test_every_kind_of_number_is_marked(assembled: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ rule claims:
         ),
         collect(
             f"{REPORTS}/tables/{{name}}.csv",
-            name=["results", "differences", "per_class", "measures"],
+            name=["results", "differences", "per_class", "measures", "trust", "costs"],
         ),
     log:
         f"logs/claims/{EXPERIMENT.name}.log",

@@ -43,12 +43,13 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Logit of the target (N,) minus true logit over the distance of the largest to the mean of third and fourth, (N,).
 
-    Equation 7 of the same paper. With three classes the third logit stands for that mean; with two, as in `dlr`.
+    Equation 7 of the same paper. With fewer than four classes there is no fourth logit, and the difference stands
+    alone: over what is left of the scale an ascent would rather raise the third class than the target.
     """
     gap = logits.gather(1, target[:, None]).squeeze(1) - logits.gather(1, y[:, None]).squeeze(1)
-    if logits.shape[1] < 3:
+    if logits.shape[1] < 4:
         return gap
-    top = logits.topk(min(4, logits.shape[1]), dim=1).values
+    top = logits.topk(4, dim=1).values
     return gap / (top[:, 0] - top[:, 2:].mean(1) + TINY)
 
 

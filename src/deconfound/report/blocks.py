@@ -142,7 +142,7 @@ def rate(row: Summary | PerClass) -> Block:
 
 
 def difference(row: Difference) -> Block:
-    """A difference over its interval; quiet when the interval contains zero."""
+    """A difference over its interval; quiet when a paired test, corrected for its table, does not tell it from zero."""
     rated = is_rate(row.metric)
     cell = {
         "text": number(row.effect, rate=rated, sign=True),
@@ -150,7 +150,7 @@ def difference(row: Difference) -> Block:
         "gate": row.gate,
         **_raw(value=row.effect, low=row.low, high=row.high),
     }
-    return {**cell, "quiet": True} if row.low <= 0 <= row.high else cell
+    return cell if row.p_holm < 0.05 else {**cell, "quiet": True}
 
 
 def _raw(**values: float) -> dict[str, float | None]:

@@ -84,6 +84,7 @@ class Difference(Cell):
     effect: float
     low: float
     high: float
+    p_holm: float
     total: int
     seeds: int
     gate: str

@@ -10,7 +10,7 @@ from deconfound.report.words import Order, budget, count, label, metric_label, r
 
 RANKED = (("clean_accuracy", "none"), ("robust_accuracy", "worst_case"), ("asr", "none"))
 NOTES = {
-    "quiet": "Grey: the interval contains zero, so the two cannot be ranked.",
+    "quiet": "Grey: a paired test, corrected for all differences of the data set (Holm), does not tell the two apart.",
     "rank": "Ranks: the best and the worst place (1 is best) that a defense can take among those of its setting, by "
     "paired tests corrected for their number (Holm). Rows whose ranks overlap cannot be ranked.",
 }
