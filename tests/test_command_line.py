@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -275,14 +276,14 @@ def check_artifacts(folder: Path) -> None:
     found = storage.read_json(folder / "results/cbd/evaluation.json")
     names = {(e["metric"], e["attack"], e["curve"]) for e in found["entries"]}
     assert names == {
-        ("clean_accuracy", "none", False),
-        ("robust_accuracy", "pgd", False),
-        ("robust_accuracy", "transfer", False),
-        ("robust_accuracy", "worst_case", False),
-        ("robust_accuracy", "pgd", True),
-        ("asr", "badnets", False),
-        ("triggered_accuracy", "badnets", False),
-        ("target_recall", "none", False),
+        ("clean_accuracy", "none", ""),
+        ("robust_accuracy", "pgd", ""),
+        ("robust_accuracy", "transfer", ""),
+        ("robust_accuracy", "worst_case", ""),
+        ("robust_accuracy", "pgd", "eps"),
+        ("asr", "badnets", ""),
+        ("triggered_accuracy", "badnets", ""),
+        ("target_recall", "none", ""),
     }
     assert {e["total"] for e in found["entries"] if e["metric"] == "robust_accuracy"} == {30}
     assert sorted(found["measures"]) == [
@@ -474,3 +475,38 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         tick("loss 2", advance=2)
     shown = sys.stderr.getvalue()
     assert "training" in shown and "3/3" in shown and "loss 2" in shown
+
+
+@pytest.mark.parametrize("kills", [2])
+def test_an_evaluation_that_is_killed_goes_on_to_the_same_bytes(prepared: Path, kills: int) -> None:
+    spec = {
+        "attacks": {"a": {"kind": "apgd", "eps": 0.02, "steps": 60, "restarts": 8}},
+        "curves": [],
+        "examples": None,
+    }
+    words = ["evaluate", "--model", "checkpoints/standard", "--test", "data/clean/digits/test.npz"]
+    words += ["--spec", json.dumps(spec), "--threads", "1", "--gpu", "0"]
+    command = [sys.executable, "-c", SMALL_BATCHES, *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for _ in range(kills):
+        process = subprocess.Popen([*command, "--out", "killed.json"], env=environment)
+        known = [path.read_bytes() for path in prepared.glob("scratch/evaluate-*.json")]
+        deadline = time.monotonic() + 60
+        while [path.read_bytes() for path in prepared.glob("scratch/evaluate-*.json")] == known:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert not (prepared / "killed.json").exists() and list(prepared.glob("scratch/evaluate-*.json"))
+    subprocess.run([*command, "--out", "killed.json"], env=environment, check=True)
+    assert not list(prepared.glob("scratch/evaluate-*.json"))
+    subprocess.run([*command, "--out", "whole.json"], env=environment, check=True)
+    assert (prepared / "killed.json").read_bytes() == (prepared / "whole.json").read_bytes()
+
+
+SMALL_BATCHES = """
+import deconfound.engine
+deconfound.engine.BATCH = 5
+from deconfound.__main__ import main
+main()
+"""

@@ -29,7 +29,6 @@ from deconfound.threat import ThreatModel, per_image
 
 GROWTH = (0.5, 1.0, 2.0, 4.0)  # radii, as multiples of eps
 EXPLODING = 1e3  # times the median norm of the margin's gradient
-RESCALED = 0.05  # part of the images that PGD may break on rescaled logits only: honest models differ by some
 SAME = 1e-3  # of the largest logit: more is another answer, less is rounding
 FAILED, PASSED, OPEN = "failed", "passed", "not assessed"
 
@@ -135,7 +134,7 @@ class Battery:
         square = Square(eps=self.threat.eps, norm=self.threat.norm, queries=gate.queries)
         black = self.left("black_box", square, white)
         scale = _scale(self.engine, self.rows)
-        rescaled = self.left("logit_scale", Rescaled(PGD(**self.budget), scale), plain)
+        rescaled = self.left("logit_scale", Rescaled(PGD(**self.budget), scale))
         more = "breaks more than was reported"
         return [
             self.beyond("more_steps", longer, standing, f"PGD with {gate.steps} steps {more}"),
@@ -143,13 +142,7 @@ class Battery:
             self.beyond("noise", noise, white, "noise breaks what no gradient breaks"),
             self.beyond("black_box", black, white, "Square breaks what no gradient breaks"),
             self.transfer(white),
-            self.beyond(
-                "logit_scale",
-                rescaled,
-                plain,
-                f"PGD breaks more on logits divided by {scale:.3g}",
-                limit=RESCALED,
-            ),
+            self.beyond("logit_scale", rescaled, standing, f"PGD on logits divided by {scale:.3g} {more}"),
             self.growing_eps(),
             self.whole_box(),
         ]
@@ -158,11 +151,11 @@ class Battery:
         """Places of the images (by default all that the model gets right) that stand after an attack."""
         return self.engine.standing(attack, f"gate/{name}", self.rows if rows is None else rows)[0]
 
-    def beyond(self, name: str, left: Rows, base: Rows, note: str, *, limit: float = 0.0) -> Check:
+    def beyond(self, name: str, left: Rows, base: Rows, note: str) -> Check:
         """A check on the part of all images that stood before (base) and no longer do."""
         bad = np.zeros(self.count, bool)
         bad[np.setdiff1d(base, left)] = True
-        return part(name, bad, limit=max(limit, self.gate.tolerance), note=note)
+        return part(name, bad, limit=self.gate.tolerance, note=note)
 
     def transfer(self, white: Rows) -> Check:
         """Images crafted on another model, those of them that are within the budget."""

@@ -24,6 +24,11 @@ from deconfound.types import Images
 
 MODELS = ("standard", "adversarial_training")
 POINTS = 0.005  # half a point of robust accuracy
+# A random start alone moves the robust accuracy by more than that where it is steep in eps; restarts level it out.
+APGD_OPTIONS: dict[str, dict[str, Any]] = {
+    "standard": {"eps": 0.2, "restarts": 2},
+    "adversarial_training": {"eps": 0.1, "restarts": 3},
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,11 +58,12 @@ def ours(name: str, attack: Any, count: int = 500) -> Tensor:
 def theirs(library: Any, name: str) -> dict[str, Tensor]:
     """Everything that is asked of a library on one model, in one process."""
     pgd = {"kind": "pgd", "eps": 0.2, "steps": 20, "step_size": 0.025, "random_start": False}
+    apgd: dict[str, Any] = {kind: APGD_OPTIONS[name] for kind in ("apgd_ce", "apgd_dlr")}
     asked: dict[str, dict[str, Any]] = {
-        "torchattacks": {"fgsm": {"eps": 0.2}, "apgd_ce": {"eps": 0.1}, "apgd_dlr": {"eps": 0.1}, "pgd": pgd},
+        "torchattacks": {"fgsm": {"eps": 0.2}, "pgd": pgd, **apgd},
         "foolbox": {"fgsm": {"eps": 0.2}, "pgd": pgd},
         "art": {"fgsm": {"eps": 0.2}, "pgd": pgd},
-        "pyautoattack": {"apgd_ce": {"eps": 0.1}, "apgd_dlr": {"eps": 0.1}},
+        "pyautoattack": apgd,
     }
     if library == "foolbox":
         asked["foolbox"]["pgd_l2"] = pgd | {"norm": "l2", "eps": 1.0, "step_size": 0.125}
@@ -90,7 +96,7 @@ def test_pgd_in_l2_leaves_the_same_robust_accuracy_as_foolbox(name: str) -> None
 def test_apgd_leaves_the_same_robust_accuracy_as_the_peers(
     score: Any, kind: str, library: str, name: str
 ) -> None:
-    found = robust(name, ours(name, APGD(eps=0.1, score=score)))
+    found = robust(name, ours(name, APGD(score=score, **APGD_OPTIONS[name])))
     assert abs(found - robust(name, theirs(library, name)[kind])) <= POINTS
 
 
@@ -117,7 +123,7 @@ NORMS: dict[str, tuple[Any, dict[str, Any]]] = {
 def test_perturbations_are_no_larger_than_those_of_foolbox_by_more_than_two_per_cent(
     attack: str, name: str, tmp_path: Path
 ) -> None:
-    count = 60
+    count = 40
     mine, options = NORMS[attack]
     x, y = to_unit(images(count).x), images(count).y
     peer = run_peer("foolbox", {attack: options}, trained(name), x, y)

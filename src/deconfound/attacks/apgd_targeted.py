@@ -4,12 +4,13 @@ Croce & Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of
 2020, section 4.2 (APGD on the targeted DLR score, equation 7).
 """
 
+import torch
 from torch import Generator, Tensor, nn
 
 from deconfound.attacks.apgd import APGD
 from deconfound.attacks.restarts import restarted
-from deconfound.attacks.scores import targeted_dlr
-from deconfound.attacks.victim import Victim, attacking, likeliest_wrong
+from deconfound.attacks.scores import likeliest_wrong, targeted_dlr
+from deconfound.attacks.victim import Victim, attacking
 from deconfound.fields import Count, Eps, OpenFraction, hyperparameters
 from deconfound.threat import Norm, ThreatModel
 
@@ -40,7 +41,8 @@ class TargetedAPGD:
         with attacking(model, x, y) as victim:
             if self.eps == 0 or not len(x):
                 return x.clone()
-            targets = likeliest_wrong(victim, x, self.targets)
+            with torch.no_grad():
+                targets = likeliest_wrong(victim(x), y, self.targets)
             count = targets.shape[1] * self.restarts
             tries = iter(range(count))
 

@@ -57,12 +57,6 @@ def _steepest_first(slope: Tensor, room: Tensor, need: Tensor) -> Tensor:
     return torch.zeros_like(room).scatter(-1, order, moved).minimum(room)
 
 
-def likeliest_first(logits: Tensor, y: Tensor, count: int) -> Tensor:
-    """The `count` wrong classes with the largest logits (N, K), largest first; (N, min(count, K - 1))."""
-    wrong = logits.scatter(1, y[:, None], -torch.inf)
-    return wrong.topk(min(count, logits.shape[1] - 1), dim=1).indices
-
-
 def nearest_gap(y: Tensor, classes: Tensor, norm: Norm) -> Goal:
     """Logit of a class minus true logit, for that of the classes (N, k) whose linearised boundary is nearest.
 

@@ -11,14 +11,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from deconfound.attacks.ascent import Point, climb
-from deconfound.attacks.boundary import FAR, likeliest_first, nearest_gap
+from deconfound.attacks.boundary import FAR, nearest_gap
 from deconfound.attacks.minimal import Closest, closest, within
+from deconfound.attacks.scores import likeliest_wrong
 from deconfound.fields import Count, Eps, NonNegative, hyperparameters
 from deconfound.threat import TINY, ThreatModel, per_image, size
 
-NUDGE = (
-    1e-4  # pixel units beyond each plane: where the box cuts ways short, their sum would else stall before it
-)
+# Pixel units beyond each plane: where the box cuts ways short, their sum would else stall before it.
+NUDGE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,6 @@ class DeepFool:
 
     def _hunt(self, found: Closest, clean: Tensor) -> None:
         rows, y = found.standing(), found.victim.y
-        goal = nearest_gap(y, likeliest_first(clean, y, self.candidates), self.norm)
+        goal = nearest_gap(y, likeliest_wrong(clean, y, self.candidates), self.norm)
         move = Crossing(self.norm, self.overshoot)
         climb(found.look(goal, rows), found.x[rows], found.x[rows], move, steps=self.steps, early_stop=True)

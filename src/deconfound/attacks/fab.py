@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from deconfound.attacks.ascent import Point, climb
-from deconfound.attacks.boundary import length, likeliest_first, nearest_gap, to_plane
+from deconfound.attacks.boundary import length, nearest_gap, to_plane
 from deconfound.attacks.minimal import Closest, closest, within
-from deconfound.attacks.scores import TINY, margin
+from deconfound.attacks.scores import TINY, likeliest_wrong, margin
 from deconfound.fields import Count, Eps, Fraction01, Positive, hyperparameters
 from deconfound.threat import Norm, ThreatModel, per_image
 
@@ -92,7 +92,7 @@ class FAB:
 
     def _hunt(self, found: Closest, clean: Tensor, rng: Generator) -> None:
         y = found.victim.y
-        classes = likeliest_first(clean, y, self.targets)
+        classes = likeliest_wrong(clean, y, self.targets)
         for group in torch.split(classes, 1 if self.targeted else classes.shape[1], dim=1):
             goal = nearest_gap(y, group, self.norm)
             for restart in range(self.restarts):

@@ -53,6 +53,12 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return gap / (top[:, 0] - top[:, 2:].mean(1) + TINY)
 
 
+def likeliest_wrong(logits: Tensor, y: Tensor, count: int) -> Tensor:
+    """The `count` wrong classes with the largest logits (N, K), largest first; (N, min(count, K - 1))."""
+    wrong = logits.scatter(1, y[:, None], -torch.inf)
+    return wrong.topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
 def kl(p: Tensor, q: Tensor) -> Tensor:
     """KL(softmax(p) || softmax(q)) from logits (N, K), as (N,) nats."""
     log_p, log_q = p.log_softmax(1), q.log_softmax(1)

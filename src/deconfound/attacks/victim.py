@@ -77,13 +77,6 @@ class Victim:
         return lambda logits, rows: labelled(logits, self.y[rows])
 
 
-def likeliest_wrong(victim: Victim, x: Tensor, count: int) -> Tensor:
-    """The `count` wrong classes with the largest logits of x (N, C, H, W), largest first; (N, min(count, K - 1))."""
-    with torch.no_grad():
-        logits = victim(x).scatter(1, victim.y[:, None], -torch.inf)
-    return logits.topk(min(count, logits.shape[1] - 1), dim=1).indices
-
-
 @contextmanager
 def attacking(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Victim]:
     """Check images and labels; inside, the model is frozen and in evaluation mode, and as it was afterwards."""
