@@ -2,9 +2,9 @@
 
 For each network (a small CNN on the bundled digits; timm's ResNet-18 on 32 x 32 pictures made here), undefended and
 adversarially trained, and for each number of threads: seconds and memory of PGD-20 in torchattacks, foolbox, ART and
-here, and of AutoAttack-standard in pyautoattack and here. Every contender is handed the images that the model gets right,
-in a process of its own. Ratios carry over to another machine, seconds do not. The floor is the time of the bare forward
-and backward passes that our attack made, at full batches.
+here, and of AutoAttack-standard in pyautoattack and here. Every contender is handed the images that the model gets
+right, in a process of its own. Ratios carry over to another machine, seconds do not. The floor is the time of the bare
+forward and backward passes that our attack made, at full batches.
 
     make .venv-peers/ready     # once
     python benchmarks/attacks.py [--networks cnn resnet18] [--threads 1 2] [--json benchmarks/attacks.json]
@@ -53,7 +53,7 @@ from peers import measure_peer  # noqa: E402
 CACHE = ROOT / "scratch" / "benchmarks"
 EPS = {"cnn": 0.2, "resnet18": 8 / 255}
 COUNT = {"cnn": 400, "resnet18": 64}  # images for PGD
-COUNT_AA = {"cnn": 200, "resnet18": 8}
+COUNT_AA = {"cnn": 200, "resnet18": 3}
 DEFENSES = {"undefended": False, "adversarially trained": True}
 
 
@@ -101,7 +101,7 @@ def ours(request: dict[str, Any]) -> dict[str, Any]:
     model = network_of(request["network"], request["robust"])
     images = right_images(request["network"], model, request["count"])
     attack = attack_of(request)
-    speed = Speed(channels_last=request["channels_last"])
+    speed = Speed()
     warm = Engine(model, Images(images.x[:2], images.y[:2]), 0, speed=speed)
     warm.standing(PGD(eps=0.01, steps=2), "warm", np.arange(2))
     before = memory("VmRSS")
@@ -129,6 +129,11 @@ def floor(model: Classifier, images: Images, forward: int, backward: int) -> flo
     """Seconds of so many bare passes, in images: the folded network, full batches, nothing else."""
     x = to_unit(images.x)
     light = folded(model, x[:4])
+    if Speed().last(x):
+        x, light = (
+            x.contiguous(memory_format=torch.channels_last),
+            light.to(memory_format=torch.channels_last),
+        )
     both, alone = [], []
     with eval_mode(light):
         for _ in range(3):
@@ -179,7 +184,7 @@ def compare(network: str, defense: str, attack: str, threads: int, repeats: int)
     """A row per contender: seconds (median), memory above the start, images that stand, ratio to ours."""
     count = (COUNT if attack == "pgd" else COUNT_AA)[network]
     request = {"network": network, "robust": DEFENSES[defense], "attack": attack, "threads": threads}
-    request |= {"count": count, "repeats": repeats, "channels_last": False}
+    request |= {"count": count, "repeats": repeats}
     mine = in_a_process(request)
     model = network_of(network, DEFENSES[defense])
     images = right_images(network, model, count)

@@ -130,7 +130,7 @@ class Dying(nn.Module):
 def test_an_evaluation_killed_in_the_middle_of_an_attack_goes_on_to_the_same_bits(
     attack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "BATCH", 8)
+    monkeypatch.setattr(engine_module, "batch_size", lambda x: 8)
     model, images = pictures()
     whole = Engine(model, images, 0, speed=Speed(fold=False))
     expected = whole.standing(attack, "a", everything(whole))
@@ -238,6 +238,18 @@ def test_options_for_speed_leave_the_same_images_standing(speed: Speed) -> None:
 
 
 SOME = [PGD(eps=0.02, steps=10), APGD(eps=0.02, steps=10), FGSM(eps=0.05, norm="l2")]
+
+
+def test_small_pictures_are_attacked_in_larger_batches_of_as_many_pixels() -> None:
+    sizes = {side: engine_module.batch_size(torch.zeros(1, 3, side, side)) for side in (8, 16, 28, 32, 224)}
+    assert sizes == {8: 4096, 16: 1024, 28: 256, 32: 256, 224: 256}
+
+
+def test_channels_come_last_for_pictures_on_a_cpu_unless_told_otherwise() -> None:
+    small, large = torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 32, 32)
+    assert [Speed().last(x) for x in (small, large)] == [False, True]
+    assert [Speed(channels_last=False).last(x) for x in (small, large)] == [False, False]
+    assert [Speed(channels_last=True).last(x) for x in (small, large, large[0])] == [True, True, False]
 
 
 # Models that do not play along

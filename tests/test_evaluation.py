@@ -220,7 +220,7 @@ def test_every_attack_and_seed_has_draws_of_its_own_that_no_other_attack_moves()
 def test_large_splits_are_attacked_in_batches_with_draws_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engine_module, "BATCH", 3)
+    monkeypatch.setattr(engine_module, "batch_size", lambda x: 3)
     found = evaluation()
     found.robust({"even": block(of=2)}, silent)
     assert [len(labels) for labels, _ in ATTACKED] == [3, 3, 2]

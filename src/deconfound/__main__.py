@@ -202,7 +202,10 @@ def evaluate(
     fold: Annotated[
         bool, typer.Option(help="Attack a copy without batch norms that computes the same.")
     ] = True,
-    channels_last: Annotated[bool, typer.Option(help="Memory order of attacked images.")] = False,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option(help="Memory order of attacked images; by default whichever is usually faster."),
+    ] = None,
     scratch: Scratch = Path("scratch"),
     threads: Threads = 1,
     gpu: Gpu = 1,

@@ -24,7 +24,7 @@ def test_the_gate_has_a_row_per_defense_and_names_what_failed_in_how_many_seeds(
     assert (good["text"], good["note"]) == ("passed", "11 checks, 3 seeds; transfer not assessed")
     scenes = {row: cell["text"] for row, _, cell in cells(table(assembled, "trust", "scenes"))}
     assert scenes["CBD shuffled CNN · BadNets"] == "failed †"
-    assert scenes["CBD CNN · BadNets"] == scenes["CBD shuffled CNN · not poisoned"] == "not assessed"
+    assert scenes["CBD CNN · BadNets"] == scenes["CBD shuffled CNN · not poisoned"] == "–"
 
 
 def test_each_check_shows_the_worst_seed_with_its_interval_and_limit(assembled: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The whole graph on a tiny experiment, as a user runs it: Snakemake, DVC, edits, a clone elsewhere."""
 
+import csv
 import json
 import os
 import re
@@ -63,9 +64,8 @@ def test_one_command_makes_both_reports_and_they_hold_the_same_verdicts(made: Pr
 
 
 def test_every_metric_of_the_summary_lies_inside_its_interval(made: Project) -> None:
-    rows = (made.folder / "reports" / "tables" / "summary.csv").read_text().splitlines()
-    names = rows[0].split(",")
-    cells = [dict(zip(names, row.split(","), strict=True)) for row in rows[1:]]
+    with (made.folder / "reports" / "tables" / "summary.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
     assert {"clean_accuracy", "robust_accuracy", "asr", "triggered_accuracy", "target_recall"} == {
         c["metric"] for c in cells
     }

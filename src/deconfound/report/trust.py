@@ -60,8 +60,8 @@ def overview(rows: Sequence[Trust], measured: Sequence[Cell], order: Order) -> l
 
 def outcome(rows: Sequence[Trust]) -> Block:
     """One verdict over the checks and seeds of a model under a threat model."""
-    if not rows:
-        return {"text": OPEN}
+    if not rows:  # not attacked within this budget
+        return {"text": "–"}
     seeds = len({row.seed for row in rows})
     worst = {name: worst_of(mine) for name, mine in by_check(rows)}
     failed = [name for name, row in worst.items() if row.verdict == FAILED]
