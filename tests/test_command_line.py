@@ -480,7 +480,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kills", [2])
 def test_an_evaluation_that_is_killed_goes_on_to_the_same_bytes(prepared: Path, kills: int) -> None:
     spec = {
-        "attacks": {"a": {"kind": "apgd", "eps": 0.001, "steps": 100, "restarts": 10}},
+        "attacks": {"a": {"kind": "apgd", "eps": 0.001, "steps": 50, "restarts": 8}},
         "curves": [],
         "examples": None,
     }
@@ -506,7 +506,7 @@ def test_an_evaluation_that_is_killed_goes_on_to_the_same_bytes(prepared: Path, 
 
 SMALL_BATCHES = """
 import deconfound.engine
-deconfound.engine.batch_size = lambda x: 5
+deconfound.engine.batch_size = lambda x: 1
 from deconfound.__main__ import main
 main()
 """

@@ -1,6 +1,6 @@
 """Frank-Wolfe in the Wasserstein ball: images reached by moving pixel mass over small distances.
 
-Wu, Wang & Yu, "Stronger and Faster Wasserstein Adversarial Attacks", ICML 2020, arXiv:2008.06364; the threat model and
+Wu, Wang & Yu, "Stronger and Faster Wasserstein Adversarial Attacks", ICML 2020; the threat model and
 the local transport are those of Wong, Schmidt & Kolter, "Wasserstein Adversarial Examples via Projected Sinkhorn
 Iterations", ICML 2019, arXiv:1902.07906. Our linear problem of a step has the upper end of the pixel box inside it:
 without, all mass of a neighbourhood would go to one pixel, and most of it have to come back.
