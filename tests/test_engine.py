@@ -22,7 +22,7 @@ from deconfound.engine import Engine, Notebook, Speed
 from deconfound.errors import AttackError
 from deconfound.models.classifier import predict
 from deconfound.models.small_cnn import SmallCNN
-from deconfound.models.speed import folded
+from deconfound.models.speed import Pooling, folded
 from deconfound.models.timm_models import TimmModel
 from deconfound.rng import generator, global_seed
 from deconfound.types import Images
@@ -188,6 +188,22 @@ def test_a_folded_network_has_the_same_logits_and_no_batch_norm(make: Any) -> No
         z = x.clone().requires_grad_(True)
         gradients.append(torch.autograd.grad(net(z)[:, 0].sum(), z)[0])
     assert torch.allclose(*gradients, rtol=1e-3, atol=1e-5)
+
+
+def test_pooling_in_another_memory_order_has_the_same_values_and_gradients() -> None:
+    rng = generator(0, "pool")
+    x = torch.randint(
+        0, 3, (5, 4, 7, 9), generator=rng
+    ).float()  # many ties: they go to the first of the window
+    for form in (torch.contiguous_format, torch.channels_last):
+        found = []
+        for pool in (nn.MaxPool2d(2), Pooling(nn.MaxPool2d(2))):
+            z = x.clone(memory_format=form).requires_grad_(True)
+            pooled = pool(z)
+            weight = torch.arange(pooled.numel()).view_as(pooled).float()
+            found.append((pooled.detach(), torch.autograd.grad((pooled * weight).sum(), z)[0]))
+            assert pooled.is_contiguous(memory_format=form)
+        assert same(*found)
 
 
 class Twice(nn.Module):

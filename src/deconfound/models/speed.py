@@ -13,7 +13,8 @@ ROUNDING = 1e-3  # of the largest logit: beyond it the folded network is another
 
 
 def folded(model: nn.Module, probe: Tensor) -> nn.Module:
-    """A frozen copy in evaluation mode whose batch norms are part of the convolutions and linear layers before them.
+    """A frozen copy in evaluation mode whose batch norms are part of the convolutions and linear layers before them,
+    and which pools faster on a CPU.
 
     Which batch norm follows which layer is seen on `probe`, a few images (N, C, H, W); the copy must give the same
     logits for them. Otherwise (a model that draws, layers used twice, outputs used elsewhere) the model itself is
@@ -25,6 +26,9 @@ def folded(model: nn.Module, probe: Tensor) -> nn.Module:
             pairs = _pairs(light, probe)
             for first, second in pairs:
                 _fold(light, first, second)
+            pools = [name for name, module in light.named_modules() if isinstance(module, nn.MaxPool2d)]
+            for name in pools:
+                _put(light, name, Pooling(light.get_submodule(name)))
             expected, found = model(probe), light(probe)
         except (
             RuntimeError,
@@ -36,7 +40,7 @@ def folded(model: nn.Module, probe: Tensor) -> nn.Module:
         ):  # a model of another make
             return model
         same = isinstance(found, Tensor) and found.shape == expected.shape and bool(expected.isfinite().all())
-        if not pairs or not same:
+        if not (pairs or pools) or not same:
             return model
         largest = float(expected.abs().max()) if expected.numel() else 0.0
         return light if bool(((found - expected).abs() <= ROUNDING * (largest + 1e-6)).all()) else model
@@ -87,6 +91,22 @@ def _fold(model: nn.Module, first: str, second: str) -> None:
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
+
+
+class Pooling(nn.Module):
+    """Max-pooling in the memory order in which a CPU does it several times as fast; values and gradients stay."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Like the pool, in the memory order of x."""
+        if x.device.type != "cpu" or x.is_contiguous(memory_format=torch.channels_last):
+            pooled: Tensor = self.pool(x)
+            return pooled
+        pooled = self.pool(x.contiguous(memory_format=torch.channels_last))
+        return pooled.contiguous()
 
 
 class Guarded(nn.Module):
