@@ -21,6 +21,7 @@ from deconfound.errors import ConfigError
 from deconfound.evaluation import at_eps
 from deconfound.models import MODELS
 from deconfound.models.classifier import Classifier, predict
+from deconfound.models.small_cnn import SmallCNN
 from deconfound.poisons import POISONS
 from deconfound.recipe import Recipe
 from deconfound.registry import build, resolve
@@ -175,6 +176,21 @@ def test_an_attack_of_radius_zero_moves_nothing(kind: str) -> None:
     x, y = torch.rand(6, 1, 4, 4, generator=fresh()), torch.arange(6) % 3
     attack = at_eps(made("attacks", kind), 0.0)  # as a curve does
     assert torch.equal(attack(small_network(), x, y, rng=fresh()), x)
+
+
+@pytest.mark.parametrize("kind", sorted(ATTACKS.keys() - {WITHOUT_IMAGES}))
+@pytest.mark.parametrize(
+    ("shape", "classes"), [((1, 2, 2), 2), ((3, 1, 3), 2), ((2, 5, 4), 3), ((1, 4, 4), 5)]
+)
+def test_an_attack_works_on_few_classes_and_on_tiny_images(
+    kind: str, shape: tuple[int, int, int], classes: int
+) -> None:
+    with global_seed(fresh()):
+        model = SmallCNN(widths=(3,), hidden=4)(shape, classes).eval()
+    x, y = torch.rand(6, *shape, generator=fresh()), torch.arange(6) % classes
+    attack = made("attacks", kind)
+    x_adv = attack(model, x, y, rng=fresh(1))
+    assert x_adv.shape == x.shape and attack.threat.contains(x, x_adv).all()
 
 
 # Poisons

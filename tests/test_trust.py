@@ -17,7 +17,9 @@ from zoo import (
     Probabilities,
     Quantised,
     Refusing,
+    Retreating,
     Shattered,
+    Steep,
 )
 
 from deconfound.engine import Engine
@@ -74,6 +76,8 @@ ZOO: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {  # a fake, and 
     "refusing": (Refusing, "answers"),
     "peeking": (lambda inner: Peeking(inner, first_images()[1]), "independent"),
     "batched": (Batched, "independent"),
+    "retreating": (lambda inner: Retreating(inner, first_images()[0]), "growing_eps"),
+    "steep": (Steep, "exploding"),
 }
 
 

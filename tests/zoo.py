@@ -95,3 +95,28 @@ class Batched(Wrapped):
                 module.training = len(x) > 1
         logits: Tensor = self.inner(x)
         return logits
+
+
+class Retreating(Wrapped):
+    """Far from every known image the answer is that of the nearest one, and has no gradient."""
+
+    known: Tensor
+
+    def __init__(self, inner: nn.Module, known: Tensor) -> None:
+        super().__init__(inner)
+        self.register_buffer("known", known)
+
+    def forward(self, x: Tensor) -> Tensor:
+        nearest = torch.cdist(x.flatten(1), self.known.flatten(1)).argmin(1)
+        far = (x - self.known[nearest]).flatten(1).abs().amax(1) > 0.25
+        logits: Tensor = torch.where(far[:, None], self.inner(self.known[nearest]), self.inner(x))
+        return logits
+
+
+class Steep(Wrapped):
+    """The logits of a few images are multiplied by a large number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x)
+        bright = x.flatten(1).mean(1) > 0.35
+        return torch.where(bright[:, None], logits * 1e5, logits)
