@@ -32,8 +32,8 @@ CHECKS: Mapping[str, str] = {
     "To know the model should help an attack; where it does not, the gradient is masked.",
     "transfer": f"Share of images {FEWER} images crafted on another model break. "
     "An attack on the model itself should be the stronger one; where it is not, the gradient is masked.",
-    "logit_scale": "Share of images that break only once the logits are divided by a constant. This changes no "
-    "prediction, so large logits had hidden the gradient from the attack.",
+    "logit_scale": "Share of images counted as robust that break once the logits are divided by a constant. This "
+    "changes no prediction, so large logits had hidden the gradient from the reported attacks.",
     "growing_eps": "Largest rise of the accuracy when the radius grows. A larger budget contains the smaller one, so "
     "accuracy can only fall: where it rises, the attack searches badly.",
     "whole_box": "Share of images that stand although every picture is allowed. No model can be robust to that, "

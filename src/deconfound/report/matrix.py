@@ -5,6 +5,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from deconfound.report.blocks import Block, column, difference, head, rate, table
+from deconfound.report.gates import PASSED
 from deconfound.report.inputs import Difference, PerClass, Summary
 from deconfound.report.words import Order, budget, count, label, metric_label, radius, ranks
 
@@ -76,6 +77,8 @@ def matrix(caption: str, rows: Rows, order: Order, *, curve: str = "", folded: s
         cells = [head(first, against=against(first), poison=mixed)]
         body.append(cells + [number_cell(line.get(at)) for at in conditions])
     notes = [words for key, words in NOTES.items() if any(key in cell for line in body for cell in line)]
+    if any(str(cell.get("gate", "")).startswith(PASSED) for line in body for cell in line):
+        notes.append("Numbers without a mark passed the trust gate.")
     return table(caption, columns, body, folded=folded, notes=notes)
 
 
