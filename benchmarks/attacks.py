@@ -7,7 +7,7 @@ right, in a process of its own. Ratios carry over to another machine, seconds do
 forward and backward passes that our attack made, at full batches.
 
     make .venv-peers/ready     # once
-    python benchmarks/attacks.py [--networks cnn resnet18] [--threads 1 2] [--json benchmarks/attacks.json]
+    python benchmarks/attacks.py [--networks cnn resnet18] [--threads 1 2] [--long] [--json benchmarks/attacks.json]
 
 Networks are trained once (minutes) and kept under scratch/benchmarks.
 """
@@ -238,6 +238,9 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "attacks.json")
+    parser.add_argument(
+        "--long", action="store_true", help="AutoAttack on ResNet-18 too (three images, half an hour)"
+    )
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -249,6 +252,8 @@ def main() -> None:
         for defense, robust in DEFENSES.items():
             network_of(network, robust)
             for attack in options.attacks:
+                if (network, attack) == ("resnet18", "autoattack") and not options.long:
+                    continue
                 for threads in options.threads:
                     repeats = options.repeats if network == "cnn" and attack == "pgd" else 1
                     rows += compare(network, defense, attack, threads, repeats)
