@@ -69,11 +69,6 @@ def never(name: str, bad: Bools, *, note: str = "") -> Check:
     return Check(name, verdict, found.value, found.low, found.high, 0.0, len(bad), note if bad.any() else "")
 
 
-def failing(checks: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of the failed ones of stored checks."""
-    return [str(check["name"]) for check in checks if check["verdict"] == FAILED]
-
-
 def model_checks(engine: Engine, gate: Gate) -> list[Check]:
     """Whether the model answers each image by itself, the same each time; this concerns every metric."""
     x = engine.x[: gate.examples]

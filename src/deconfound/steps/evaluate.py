@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ def _attack(evaluation: Evaluation, spec: Mapping[str, Any]) -> dict[str, Any] |
 def _gate(evaluation: Evaluation, gate: Gate) -> dict[str, Any]:
     engine = evaluation.engine
     reported = list(evaluation.costs)
+    gate = replace(gate, examples=max(1, min(gate.examples, evaluation.count)))  # images that were attacked
     with progress("asking the trust gate", 1 + len(evaluation.standing)) as tick:
         found = {"model": [check.to_json() for check in model_checks(engine, gate)], "threats": []}
         tick("model")
