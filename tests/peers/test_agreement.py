@@ -28,7 +28,7 @@ POINTS = 0.005  # half a point of robust accuracy
 # the robust accuracy by more than that where it is steep in eps; restarts level it out.
 APGD_OPTIONS: dict[str, dict[str, Any]] = {
     "standard": {"eps": 0.2, "restarts": 2},
-    "adversarial_training": {"eps": 0.1, "restarts": 3},
+    "adversarial_training": {"eps": 0.05, "restarts": 3},
 }
 
 

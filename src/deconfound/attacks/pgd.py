@@ -16,9 +16,10 @@ from deconfound.threat import Norm, ThreatModel
 @hyperparameters
 class PGD:
     """eps and step_size in pixel units of `norm`; steps up the score from a random_start (or from the image itself);
-    restarts are independent random starts. momentum: decay of the accumulated gradient, 0 for none. samples: evaluations whose mean
-    gradient is taken, for models that draw. early_stop: leave an image as soon as the model errs on it, which is all
-    that an evaluation asks; otherwise the last iterate of the restart with the largest margin is returned.
+    restarts are independent random starts. momentum: decay of the accumulated gradient, 0 for none. samples:
+    evaluations whose mean gradient is taken, for models that draw. early_stop: leave an image as soon as the model errs
+    on it, which is all that an evaluation asks; otherwise the last iterate of the restart with the largest margin is
+    returned.
 
     step_size defaults to 2.5 eps / steps, the choice of Madry et al. for their l2 and MNIST experiments.
     """
