@@ -41,6 +41,7 @@ LAYERS = [
     ["graph"],
     ["results"],
     ["tables"],
+    ["ledger"],
     ["claims"],
     ["report"],
     ["steps"],

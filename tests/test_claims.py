@@ -1,21 +1,18 @@
-import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deconfound.claims import COLUMNS, Ledger, judge, read_ledger, verdict
-from deconfound.errors import ConfigError
+from deconfound.claims import COLUMNS, errata_table, judge, verdict
+from deconfound.ledger import Ledger
 from deconfound.results import Results, load
 from deconfound.statistics import Interval, difference, mean, rate
-from experiments import ROOT, entry, evaluation, hits, results
+from experiments import entry, evaluation, hits, results
 
-LEDGERS = sorted((ROOT / "claims").glob("*.yaml"))
 CLAIM: dict[str, Any] = {
     "id": "one",
     "statement": "A beats B.",
@@ -281,66 +278,57 @@ def test_claims_keep_the_order_of_the_ledgers(tmp_path: Path) -> None:
     assert len(judge([], trained(tmp_path / "again", a=HIGH))) == 0
 
 
-def bad_ledger(path: Path, changes: dict[str, Any]) -> list[str]:
-    content: Any = copy.deepcopy({"paper": "P", "title": "T", "source": "S", "claims": [CLAIM]})
-    for place, value in changes.items():
-        *way, last = place.split(".")
-        node = content
-        for key in way:
-            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
-        node[last] = value
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    with pytest.raises(ConfigError) as caught:
-        read_ledger(path)
-    lines = str(caught.value).splitlines()
-    assert all(line.startswith(f"{path}: ") for line in lines)
-    return [line.removeprefix(f"{path}: ") for line in lines]
+def test_a_claim_that_needs_other_data_is_not_judged_on_these(tmp_path: Path) -> None:
+    found = trained(tmp_path, a=HIGH, b=LOW)
+    (row,) = rows(found, {"applies": "Needs many images.", "datasets": ["e"]})
+    assert (row["verdict"], row["applies"]) == (NOT_RUN, "Needs many images.")
+    (row,) = rows(found, {"applies": "Needs many images.", "datasets": ["e", "d"]})
+    assert (row["verdict"], row["dataset"]) == ("supported", "d")
+    (row,) = rows(found, {"applies": "A toy problem.", "datasets": []})
+    assert row["verdict"] == NOT_RUN
 
 
-@pytest.mark.parametrize(
-    "place, value, hint",
-    [
-        ("papr", "x", "did you mean 'paper'?"),
-        ("claims.0.metrc", "asr", "did you mean 'metric'?"),
-        ("claims.0.treatment.defence", "a", "did you mean 'defense'?"),
-        ("claims.0.margin", "wide", "got 'wide'"),
-        ("claims.0.margin", True, "boolean"),
-        ("claims.0.direction", "over", "got 'over'"),
-        ("claims.0.norm", "l3", "got 'l3'"),
-        ("claims.0.premise", "H9", "unknown premise 'H9'"),
-        ("claims", [], "got []"),
-        ("premises.H", [{"measure": "x", "abve": 1}], "did you mean 'above'?"),
-    ],
-)
-def test_a_fault_in_a_ledger_is_refused_with_file_and_key(
-    place: str, value: Any, hint: str, tmp_path: Path
-) -> None:
-    (line,) = bad_ledger(tmp_path / "ledger.yaml", {place: value})
-    assert line.startswith(place) and hint in line
+def test_a_claim_says_which_property_it_is_and_how_its_margin_was_chosen(tmp_path: Path) -> None:
+    (row,) = rows(trained(tmp_path, a=HIGH, b=LOW), {"property": 3, "note": "Half of it."})
+    assert (row["property"], row["note"], row["applies"]) == (3, "Half of it.", "")
 
 
-def test_every_unknown_premise_of_a_ledger_is_said(tmp_path: Path) -> None:
-    two = [CLAIM | {"id": name, "premise": f"H{name}"} for name in "xy"]
-    found = bad_ledger(tmp_path / "ledger.yaml", {"claims": two})
-    assert [line.partition(":")[0] for line in found] == ["claims.0.premise", "claims.1.premise"]
+def test_two_attacks_on_the_same_models_are_compared_image_by_image(tmp_path: Path) -> None:
+    found = attacked(
+        tmp_path, [("fgsm", "linf", 0.1, HIGH), ("pgd", "linf", 0.1, LOW), ("pgd", "linf", 0.2, HIGH)]
+    )
+    claim = {"metric": "robust_accuracy", "attack": "fgsm", "control": {"defense": "a", "attack": "pgd"}}
+    (row,) = rows(found, claim)
+    expected = difference(np.stack([hits(HIGH)] * 3), np.stack([hits(LOW)] * 3))
+    assert (row["effect"], row["low"], row["high"]) == expected
+    assert (row["control"], row["attack"]) == ("a under pgd", "fgsm linf 0.1")
+    (row,) = rows(found, claim | {"control": {"defense": "a", "attack": "square"}})
+    assert row["verdict"] == NOT_RUN
 
 
-def test_equal_ids_in_a_ledger_are_refused(tmp_path: Path) -> None:
-    (line,) = bad_ledger(tmp_path / "ledger.yaml", {"claims": [CLAIM, CLAIM]})
-    assert line.startswith("claims.1.id")
+POINT: dict[str, Any] = {"about": "x", "paper": "says", "code": "does", "followed": "code"}
+POINTS: list[dict[str, Any]] = [
+    {"id": "ran", **POINT, "switch": "k.f=1", "ablation": "a", "against": "b"},
+    {"id": "did_not_run", **POINT, "switch": "k.f=2", "ablation": "c", "against": "b"},
+    {"id": "has_none", **POINT, "reason": "It is a fault."},
+]
 
 
-@pytest.mark.parametrize("path", LEDGERS, ids=lambda path: path.name)
-def test_every_shipped_ledger_is_valid_and_gives_the_source_of_every_published_number(path: Path) -> None:
-    found = read_ledger(path)
-    assert found.source
-    for claim in found.claims:
-        assert bool(claim.published) <= bool(claim.published_source), claim.id
-        assert claim.published or not claim.published_source, claim.id
-    assert len({claim.id for claim in found.claims}) == len(found.claims)
+def test_a_disagreement_has_the_paired_difference_of_its_ablation_to_the_default(tmp_path: Path) -> None:
+    table = errata_table([ledger(errata=POINTS)], trained(tmp_path, a=LOW, b=HIGH, d=LOW))
+    assert table["id"].tolist() == ["ran", "did_not_run", "has_none"]
+    ran, *others = table.to_dict("records")
+    expected = difference(np.stack([hits(LOW)] * 3), np.stack([hits(HIGH)] * 3))
+    assert (ran["effect"], ran["low"], ran["high"]) == expected and ran["effect"] == -0.75
+    assert (ran["dataset"], ran["model"], ran["defense"], ran["control"]) == ("d", "m", "a", "b")
+    assert (ran["metric"], ran["total"], ran["seeds"]) == ("clean_accuracy", 200, 3)
+    assert (ran["paper"], ran["says"], ran["does"], ran["switch"]) == ("P", "says", "does", "k.f=1")
+    for row in others:
+        assert pd.isna([row[key] for key in ("dataset", "defense", "effect", "low", "high", "p_holm")]).all()
+        assert (row["total"], row["seeds"]) == (0, 0)
+    assert [row["reason"] for row in others] == ["", "It is a fault."]
 
 
-def test_shipped_claims_have_different_ids_and_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
-    ids = [claim.id for path in LEDGERS for claim in read_ledger(path).claims]
-    assert ids and len(ids) == len(set(ids))
-    assert ledger({"margin": "1e-1"}).claims[0].margin == 0.1
+def test_the_tables_of_ledgers_without_errata_are_empty(tmp_path: Path) -> None:
+    found = errata_table([ledger()], trained(tmp_path, a=HIGH))
+    assert len(found) == 0 and {"says", "does", "effect", "gate"} <= set(found.columns)

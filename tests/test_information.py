@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,10 +15,14 @@ from deconfound.information import (
     dependence_gap,
     donsker_varadhan,
     info_nce,
+    jensen_shannon,
     nguyen_wainwright_jordan,
+    row_donsker_varadhan,
+    rows,
 )
 
 Bound = Callable[[Tensor], Tensor]
+logsigmoid = torch.nn.functional.logsigmoid
 BOUNDS: list[tuple[Bound, float]] = [  # and the constant that makes the exact critic exact
     (donsker_varadhan, 0.0),
     (nguyen_wainwright_jordan, 1.0),
@@ -82,10 +87,91 @@ def test_the_bounds_of_two_by_two_scores_are_as_computed_by_hand() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (4, 3), (1, 1), (2, 2, 2)])
-@pytest.mark.parametrize("bound", [bound for bound, _ in BOUNDS])
+@pytest.mark.parametrize("bound", [*(bound for bound, _ in BOUNDS), jensen_shannon, rows])
 def test_scores_that_are_no_square_matrix_of_pairs_are_refused(bound: Bound, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected scores"):
         bound(torch.zeros(shape))
+
+
+# The divergence of Jensen and Shannon, and the bound row by row
+
+
+def divergence(rho: float, nodes: int = 60) -> float:
+    """Jensen-Shannon divergence of correlated Gaussians and the product of their margins, by Gauss-Hermite nodes."""
+    points, weights = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(nodes))
+    weights = weights / weights.sum()
+    a, noise = points[:, None], points[None, :]
+    weight = weights[:, None] * weights[None, :]
+
+    def ratio(a: Tensor, b: Tensor) -> Tensor:
+        quadratic = (rho**2 * (a**2 + b**2) - 2 * rho * a * b) / (2 * (1 - rho**2))
+        return -0.5 * math.log(1 - rho**2) - quadratic
+
+    joint = (weight * logsigmoid(ratio(a, rho * a + math.sqrt(1 - rho**2) * noise))).sum()
+    product = (weight * logsigmoid(-ratio(a, noise))).sum()
+    return float((joint + product) / 2) + math.log(2)
+
+
+@pytest.mark.parametrize("rho", [0.3, 0.8])
+def test_the_exact_critic_gives_the_divergence_of_correlated_gaussians_and_others_less(rho: float) -> None:
+    exact = log_density_ratio(rho)
+    assert jensen_shannon(exact).item() == pytest.approx(divergence(rho), abs=0.01)
+    for other in (0.5 * exact, 1.5 * exact, exact + 1, exact - 1):
+        assert jensen_shannon(other) < jensen_shannon(exact)
+
+
+def test_the_divergence_is_zero_for_a_critic_of_zeros_and_never_above_the_logarithm_of_two() -> None:
+    assert jensen_shannon(torch.zeros(5, 5, dtype=torch.float64)).item() == pytest.approx(0, abs=1e-12)
+    sure = 200 * torch.eye(5, dtype=torch.float64) - 100
+    assert jensen_shannon(sure).item() == pytest.approx(math.log(2), abs=1e-12)
+    assert jensen_shannon(-sure) < -10
+
+
+@pytest.mark.parametrize("rho", [0.3, 0.8])
+def test_the_exact_critic_gives_the_information_row_by_row(rho: float) -> None:
+    found = rows(log_density_ratio(rho))
+    assert found.mean().item() == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.05)
+
+
+@given(st.integers(0, 2**32), st.integers(2, 12), st.floats(0, 20))
+def test_a_bound_row_by_row_is_at_least_the_bound_over_all_rows(seed: int, count: int, scale: float) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    scores = torch.randn(count, count, generator=rng, dtype=torch.float64) * scale
+    assert rows(scores).mean() >= donsker_varadhan(scores) - 1e-9
+
+
+def test_rows_of_three_by_three_scores_are_as_computed_by_hand() -> None:
+    scores = torch.tensor([[1.0, 0.0, 2.0], [0.5, 3.0, -1.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    sums = [1 + math.exp(2), math.exp(0.5) + math.exp(-1), 2.0]
+    joint = [1.0, 3.0, 0.0]
+    clean = [t - math.log(s / 2) for t, s in zip(joint, sums, strict=True)]
+    released = [t - math.log((1 + s) / 2) for t, s in zip(joint, sums, strict=True)]
+    assert rows(scores).tolist() == pytest.approx(clean)
+    assert rows(scores, released=True).tolist() == pytest.approx(released)
+
+
+@pytest.mark.parametrize("count", [2, 5, 400])
+def test_scores_of_zero_tell_nothing_except_in_the_released_form(count: int) -> None:
+    zeros = torch.zeros(count, count, dtype=torch.float64)
+    assert rows(zeros).abs().max() < 1e-12
+    found = rows(zeros, released=True)
+    assert torch.allclose(found, torch.full_like(found, -math.log(count / (count - 1))), atol=1e-12)
+
+
+def test_a_constant_in_the_critic_moves_the_released_rows_only() -> None:
+    scores = log_density_ratio(0.6, count=50)
+    assert torch.allclose(rows(scores + 3), rows(scores))
+    shifts = rows(scores + 3, released=True) - rows(scores, released=True)
+    assert (shifts > 0.01).all()
+
+
+def test_a_pair_at_minus_infinity_does_not_count() -> None:
+    rng = torch.Generator().manual_seed(0)
+    joint, product = torch.randn(4, generator=rng), torch.randn(4, 6, generator=rng)
+    masked = torch.cat([product, torch.full((4, 2), -torch.inf)], 1)
+    for released in (False, True):
+        whole = row_donsker_varadhan(joint, product, released=released)
+        assert torch.allclose(row_donsker_varadhan(joint, masked, count=6, released=released), whole)
 
 
 # The critic

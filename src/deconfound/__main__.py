@@ -103,6 +103,7 @@ def _train(
     run: Any,
     out: Path,
     start: Path | None,
+    crafted: Path | None,
     scratch: Path,
     threads: int,
     gpu: int,
@@ -120,6 +121,7 @@ def _train(
         out=out,
         device=device,
         start=start,
+        crafted=crafted,
         scratch=scratch,
         code=code,
     )
@@ -142,7 +144,7 @@ def train(
     --spec holds the blocks `model`, `training` and `defense` (kind `standard`). A killed training goes on
     where it was.
     """
-    _train(train, val, spec, run, out, None, scratch, threads, gpu, code)
+    _train(train, val, spec, run, out, None, None, scratch, threads, gpu, code)
 
 
 @app.command()
@@ -153,6 +155,9 @@ def defend(
     run: RunText,
     out: Out,
     start: Start = None,
+    crafted: Annotated[
+        Path | None, typer.Option(help="The training set as an attack on that model returned it (npz).")
+    ] = None,
     scratch: Scratch = Path("scratch"),
     threads: Threads = 1,
     gpu: Gpu = 1,
@@ -162,13 +167,13 @@ def defend(
 
     --spec holds the blocks `model`, `training` and `defense`. A killed training goes on where it was.
     """
-    _train(train, val, spec, run, out, start, scratch, threads, gpu, code)
+    _train(train, val, spec, run, out, start, crafted, scratch, threads, gpu, code)
 
 
 @app.command()
 def attack(
     model: ModelFolder,
-    test: TestFile,
+    images: Annotated[Path, typer.Option(help="Images to attack (npz): a test split, or a training set.")],
     spec: Spec,
     name: Annotated[str, typer.Option(help="Name of the attack; part of its random seed.")],
     seed: Seed,
@@ -179,14 +184,14 @@ def attack(
 ) -> None:
     """Craft adversarial images on a trained model and keep them.
 
-    Example: deconfound attack --model checkpoints/base/digits/clean/cnn/standard/seed0 --test
+    Example: deconfound attack --model checkpoints/base/digits/clean/cnn/standard/seed0 --images
     data/clean/digits/test.npz --name pgd --spec '{"kind": "pgd", "eps": "8/255"}' --seed 0 --out pgd.npz
     """
     from deconfound.device import setup
     from deconfound.steps import attack as step
 
     device = setup(threads=threads, gpu=gpu > 0)
-    step.run(model=model, test=test, spec=spec, name=name, seed=seed, out=out, device=device)
+    step.run(model=model, images=images, spec=spec, name=name, seed=seed, out=out, device=device)
 
 
 @app.command()
@@ -206,6 +211,7 @@ def evaluate(
         bool | None,
         typer.Option(help="Memory order of attacked images; by default whichever is usually faster."),
     ] = None,
+    train: Annotated[Path | None, typer.Option(help="Training set (npz), for properties.")] = None,
     scratch: Scratch = Path("scratch"),
     threads: Threads = 1,
     gpu: Gpu = 1,
@@ -237,6 +243,7 @@ def evaluate(
         device=device,
         poisoned=poisoned,
         stored=files,
+        train=train,
         scratch=scratch,
         speed=speed,
         code=code,

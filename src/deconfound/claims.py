@@ -1,102 +1,27 @@
-"""The ledger of claims: data in, verdicts out. A verdict rests on an interval, never on a point estimate."""
+"""Judging ledgers: claims in, verdicts out. A verdict rests on an interval, never on a point estimate."""
 
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deconfound.config import load_yaml
-from deconfound.errors import ConfigError
 from deconfound.experiment import CLEAN
-from deconfound.fields import Real
-from deconfound.registry import explain, nearest
+from deconfound.ledger import Claim, Condition, Ledger, errata_words, read_ledger
 from deconfound.results import FAILED, Bools, Cell, Key, Results, cell_of
 from deconfound.statistics import Interval, mean, rate
-from deconfound.tables import gate_of_both, paired
+from deconfound.tables import differences_table, gate_of_both, paired
+
+__all__ = ["COLUMNS", "Ledger", "errata_table", "judge", "read_ledger", "verdict"]
 
 ANY = "any"  # every poison but none
 
 COLUMNS = [
     "id", "paper", "statement", "dataset", "poison", "model", "treatment", "control", "metric", "attack", "effect",
     "low", "high", "margin", "direction", "published", "published_source", "verdict", "gate", "evidence", "seeds",
+    "property", "applies", "note",
 ]  # fmt: skip
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Side(_Strict):
-    """One side of a comparison; what is not named is taken from the treatment's run."""
-
-    defense: str
-    poison: str | None = None
-
-
-class Condition(_Strict):
-    """A bound on a measure that must hold in every seed before a claim means anything."""
-
-    measure: str
-    above: Real | None = None
-    below: Real | None = None
-
-    def holds(self, value: float) -> bool:
-        """Is the value inside the bounds (ends included)?"""
-        return (self.above is None or value >= self.above) and (self.below is None or value <= self.below)
-
-
-class Claim(_Strict):
-    """effect = metric of the treatment, minus that of the control if there is one; supported when the whole
-    interval lies on the `direction` side of the margin. metric may be a measure. attack: the name of an
-    attack, `worst_case`, or none for the natural one of the metric. premise: names of a ledger's premises.
-    """
-
-    id: str
-    statement: str
-    metric: str
-    treatment: Side
-    control: Side | None = None
-    attack: str | None = None
-    norm: Literal["linf", "l2", "l1", "wasserstein"] | None = None
-    direction: Literal["above", "below"]
-    margin: Real
-    premise: str | None = None
-    published: str = ""
-    published_source: str = ""
-
-
-class Ledger(_Strict):
-    """The claims of one source. premises: named conditions that a claim may lean on."""
-
-    paper: str
-    title: str
-    source: str
-    note: str = ""
-    premises: dict[str, list[Condition]] = {}
-    claims: list[Claim] = Field(min_length=1)
-
-
-def read_ledger(path: Path) -> Ledger:
-    """A ledger from YAML; raises ConfigError with a line per fault."""
-    try:
-        ledger = Ledger.model_validate(load_yaml(path))
-    except ValidationError as error:
-        lines = explain(error, at="", root=Ledger)
-        raise ConfigError("\n".join(f"{path}: {line}" for line in lines)) from None
-    faults = []
-    for index, claim in enumerate(ledger.claims):
-        if claim.premise is not None and claim.premise not in ledger.premises:
-            hint = nearest(claim.premise, ledger.premises)
-            faults.append(f"{path}: claims.{index}.premise: unknown premise {claim.premise!r}{hint}")
-        if claim.id in [earlier.id for earlier in ledger.claims[:index]]:
-            faults.append(f"{path}: claims.{index}.id: {claim.id!r} stands twice")
-    if faults:
-        raise ConfigError("\n".join(faults))
-    return ledger
 
 
 def judge(ledgers: Iterable[Ledger], results: Results) -> pd.DataFrame:
@@ -129,6 +54,8 @@ def _cells(claim: Claim, results: Results) -> list[tuple[str, str, str]]:
     wanted = claim.treatment.poison
     runs = {run for run in results.measures if run.defense == claim.treatment.defense}
     fits = {run for run in runs if wanted in (None, run.poison) or (wanted == ANY and run.poison != CLEAN)}
+    if claim.datasets is not None:
+        fits = {run for run in fits if run.dataset in claim.datasets}
     return sorted({(run.dataset, run.poison, run.model) for run in fits})
 
 
@@ -144,7 +71,8 @@ def _verdicts(
     premise, met = _premise(ledger, claim, treated, results)
     rows = []
     for key in _keys(claim, treated, results):
-        interval, seeds = _effect(treated, other, key, results)
+        attack = claim.control.attack if claim.control else None
+        interval, seeds = _effect((treated, key), other and (other, _under(key, attack)), results)
         if interval is None:
             continue
         gate = gate_of_both(results, treated, other, key)
@@ -177,20 +105,40 @@ def _keys(claim: Claim, cell: Cell, results: Results) -> list[Key]:
     return sorted(found)
 
 
-def _effect(treated: Cell, other: Cell | None, key: Key, results: Results) -> tuple[Interval | None, int]:
-    """The effect with its interval, and over how many seeds."""
-    if not key.attack and not results.stacked(treated, key):
-        values = _measured(treated, key.metric, results)
-        if other is not None:
-            against = _measured(other, key.metric, results)
-            values = {seed: value - against[seed] for seed, value in values.items() if seed in against}
-        return (mean(np.array(list(values.values()))), len(values)) if values else (None, 0)
-    hits = results.stacked(treated, key)
-    if other is None:
-        return rate(np.stack(list(hits.values()))), len(hits)
-    other_hits: dict[int, Bools] = results.stacked(other, key)
-    shared = set(hits) & set(other_hits)
-    return (paired(hits, other_hits), len(shared)) if shared else (None, 0)
+def _under(key: Key, attack: str | None) -> Key:
+    """The same metric and budget under another attack."""
+    return key if attack is None else key._replace(attack=attack)
+
+
+def _effect(
+    treatment: tuple[Cell, Key], control: tuple[Cell, Key] | None, results: Results
+) -> tuple[Interval | None, int]:
+    """The effect with its interval, and over how many seeds; paired by example where there are any, else by seed."""
+    found = _examples(*treatment, results)
+    if not found and not treatment[1].attack:
+        return _of_seeds(treatment, control, results)
+    if control is None:
+        return rate(np.stack(list(found.values()))), len(found)
+    against = _examples(*control, results)
+    shared = set(found) & set(against)
+    return (paired(found, against), len(shared)) if shared else (None, 0)
+
+
+def _examples(cell: Cell, key: Key, results: Results) -> dict[int, Bools]:
+    """What was measured of each example, (N,) by seed; none for a number per run."""
+    return results.stacked(cell, key)
+
+
+def _of_seeds(
+    treatment: tuple[Cell, Key], control: tuple[Cell, Key] | None, results: Results
+) -> tuple[Interval | None, int]:
+    """The effect on a number per run, paired by seed."""
+    cell, key = treatment
+    values = _measured(cell, key.metric, results)
+    if control is not None:
+        against = _measured(control[0], key.metric, results)
+        values = {seed: value - against[seed] for seed, value in values.items() if seed in against}
+    return (mean(np.array(list(values.values()))), len(values)) if values else (None, 0)
 
 
 def _measured(cell: Cell, measure: str, results: Results) -> dict[int, float]:
@@ -215,6 +163,8 @@ def _all_hold(conditions: list[Condition], measures: Mapping[str, float]) -> boo
 def _row(ledger: Ledger, claim: Claim, **found: Any) -> dict[str, Any]:
     control = claim.control
     other = "" if control is None else control.defense + (f" on {control.poison}" if control.poison else "")
+    if control is not None and control.attack:
+        other += f" under {control.attack}"
     said: dict[str, Any] = {
         "id": claim.id,
         "paper": ledger.paper,
@@ -222,4 +172,22 @@ def _row(ledger: Ledger, claim: Claim, **found: Any) -> dict[str, Any]:
         "treatment": claim.treatment.defense,
     }
     said |= {"control": other, "metric": claim.metric, "margin": claim.margin, "direction": claim.direction}
-    return said | {"published": claim.published, "published_source": claim.published_source} | found
+    also = ("published", "published_source", "property", "applies", "note")
+    return said | {name: getattr(claim, name) for name in also} | found
+
+
+def errata_table(ledgers: Iterable[Ledger], results: Results) -> pd.DataFrame:
+    """A row per disagreement of paper and code and, where its ablation ran, per metric of each cell: the paired
+    difference to the default, as in `differences_table`.
+    """
+    words = errata_words(ledgers)
+    default = dict(zip(words["ablation"], words["against"], strict=True))
+    cells = {cell_of(row.run) for row in results.rows}
+    measured = differences_table(
+        results, {cell: default[cell.defense] for cell in cells if cell.defense in default}
+    )
+    pairs = ["ablation", "against"], ["defense", "control"]
+    table = words.merge(measured, how="left", left_on=pairs[0], right_on=pairs[1])
+    counts = ["total", "seeds"]
+    table[counts] = table[counts].astype(float).fillna(0).astype(int)
+    return table

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from deconfound.checks import check
 from deconfound.errors import ConfigError
 from deconfound.experiment import TABLES, Block, Experiment, make
-from deconfound.plan import check
 from deconfound.registry import explain
 
 

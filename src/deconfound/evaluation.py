@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from deconfound.attacks import ATTACKS
+from deconfound.attacks.adaptive import AdaptivePGD, Term
 from deconfound.attacks.transfer import Transfer
 from deconfound.engine import Bools, Cost, Engine, Rows
 from deconfound.models.classifier import predict
@@ -59,11 +60,13 @@ class Evaluation:
     """Collects entries for one model, and what its attacks cost.
 
     examples: attack only the first so many images (their subset is then called `attacked`).
-    standing: per threat model (norm, eps) the images that no attack has broken; threats: these models.
+    term: what the defense trained against besides the model's own loss, which the adaptive attack is told. standing:
+    per threat model (norm, eps) the images that no attack has broken; threats: these models.
     """
 
     engine: Engine
     examples: int | None = None
+    term: Term | None = None
     entries: list[Entry] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     standing: dict[tuple[str, float], Rows] = field(default_factory=dict)
@@ -92,6 +95,8 @@ class Evaluation:
         """
         for name, block in attacks.items():
             attack = build(ATTACKS, block, at=f"attacks.{name}")
+            if isinstance(attack, AdaptivePGD):
+                attack = attack.knowing(self.term)
             threat = budget(attack, block, name)
             key = (threat.norm, threat.eps)
             before = self.standing.get(key, self.right())

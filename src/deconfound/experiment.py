@@ -16,6 +16,7 @@ from deconfound.fields import Count, Eps, Natural, OpenFraction, hyperparameters
 from deconfound.gate import Gate
 from deconfound.models import MODELS
 from deconfound.poisons import POISONS
+from deconfound.properties import PROPERTIES
 from deconfound.recipe import Recipe
 from deconfound.registry import Table, build, target
 
@@ -84,8 +85,9 @@ class Study(_Strict):
 
     control: the defense that differences are taken against. Attacks run in the order of their list, each on what those
     before it left standing; alone: attacks that are also measured by themselves. keep: attacks whose images, crafted
-    on the base runs, are stored. examples: attack only the first so many test images. gate: what the trust gate spends
-    on every model; null leaves it out, and says so beside every number.
+    on the base runs, are stored. properties: what else is measured on every model. examples: attack only the first so
+    many test images. gate: what the trust gate spends on every model; null leaves it out, and says so beside every
+    number. recipe: of every defense that does not name its own.
     """
 
     title: str = ""
@@ -98,6 +100,7 @@ class Study(_Strict):
     attacks: list[Name] = []
     alone: list[Name] = []
     keep: list[Name] = []
+    properties: list[Name] = []
     curves: list[Curve] = []
     examples: Count | None = None
     gate: Gate | None = Gate()
@@ -117,6 +120,7 @@ class Experiment(_Strict):
     recipes: dict[Name, Block] = Field(min_length=1)
     poisons: dict[Name, Block] = {}
     attacks: dict[Name, Block] = {}
+    properties: dict[Name, Block] = {}
     defenses: dict[Name, Block] = Field(min_length=1)
     studies: dict[Name, Study] = Field(min_length=1)
 
@@ -124,11 +128,17 @@ class Experiment(_Strict):
 RECIPES: Table = {"recipe": f"{Recipe.__module__}:{Recipe.__name__}"}
 PREPARATIONS: Table = {"preparation": f"{Preparation.__module__}:{Preparation.__name__}"}
 PREPARATION_KEYS = ("val", "slice", "split_seed")
+LINEAGE_KEYS = (
+    "starts_from",
+    "crafted_by",
+    "recipe",
+)  # what a defense's block may say besides its parameters
 TABLES: dict[str, Table] = {
     "datasets": DATASETS,
     "models": MODELS,
     "poisons": POISONS,
     "attacks": ATTACKS,
+    "properties": PROPERTIES,
     "defenses": DEFENSES,
 }
 
@@ -141,7 +151,7 @@ def make(kind: str, name: str, block: Mapping[str, Any]) -> Any:
         preparation(name, block)
         block = {key: value for key, value in block.items() if key not in PREPARATION_KEYS}
     if kind == "defenses":
-        block = {key: value for key, value in block.items() if key != "starts_from"}
+        block = {key: value for key, value in block.items() if key not in LINEAGE_KEYS}
     return build(TABLES[kind], block, at=f"{kind}.{name}")
 
 

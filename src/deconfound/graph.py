@@ -15,7 +15,7 @@ from deconfound.fingerprint import ROOT, fingerprint
 from deconfound.plan import Plan, Run
 from deconfound.storage import digest
 
-WEIGHTS = ("model.safetensors", "run.json", "trace.npz")
+WEIGHTS = ("model.safetensors", "run.json", "trace.npz", "parts.safetensors")
 SPLITS = ("train", "val", "test")
 
 
@@ -37,6 +37,11 @@ def poisoned(run: Run) -> str:
 def adversarial(run: Run, attack: str) -> str:
     """File of a crafted set."""
     return f"data/adversarial/{run}/{attack}.npz"
+
+
+def crafted(run: Run, attack: str) -> str:
+    """File of a training set crafted on a run, for a defense."""
+    return f"data/crafted/{run}/{attack}.npz"
 
 
 def evaluation(run: Run) -> str:
@@ -95,6 +100,7 @@ class Graph:
             f"{'train' if self.plan.is_base(run.defense) else 'defend'}/{run}.tsv" for run in self.runs
         ]
         attacked = [f"attack/{run}/{name}.tsv" for run, name in self.plan.crafted()]
+        attacked += sorted({f"craft/{run}/{name}.tsv" for run, name in self._training_crafts()})
         scored = [f"evaluate/{run}.tsv" for run in self.runs]
         return [*(f"fetch/{name}.tsv" for name in datasets), *poisons, *trained, *attacked, *scored, *named]
 
@@ -104,9 +110,10 @@ class Graph:
         return split(run.dataset, "train") if run.poison == CLEAN else poisoned(run)
 
     def start_files(self, wildcards: Any) -> list[str]:
-        """The checkpoint that the defense of a run starts from, if any."""
-        start = self.plan.start(run_of(wildcards))
-        return self.weights([start]) if start else []
+        """The checkpoint that the defense of a run starts from, and the set crafted on it, if any."""
+        run = run_of(wildcards)
+        start, made = self.plan.start(run), self.plan.crafted_for(run)
+        return (self.weights([start]) if start else []) + ([crafted(*made)] if made else [])
 
     def model_files(self, wildcards: Any) -> list[str]:
         """The checkpoint of a run."""
@@ -115,22 +122,29 @@ class Graph:
     def scoring_files(self, wildcards: Any) -> list[str]:
         """What the evaluation of a run reads besides its checkpoint and the test split."""
         run = run_of(wildcards)
-        stored = [adversarial(*source) for source in self.plan.transfers(run).values()]
-        return ([poisoned(run)] if run.poison != CLEAN else []) + sorted(set(stored))
+        files = {adversarial(*source) for source in self.plan.transfers(run).values()}
+        if run.poison != CLEAN:
+            files.add(poisoned(run))
+        if self._has_properties(run):
+            files.add(self.training_set(wildcards))
+        return sorted(files)
 
     def start_option(self, wildcards: Any) -> str:
-        """`--start FOLDER`, or nothing."""
-        start = self.plan.start(run_of(wildcards))
-        return f"--start {self.plan.folder(start)}" if start else ""
+        """`--start FOLDER` and `--crafted FILE`, where a run has them."""
+        run = run_of(wildcards)
+        start, made = self.plan.start(run), self.plan.crafted_for(run)
+        options = [f"--start {self.plan.folder(start)}"] if start else []
+        return " ".join(options + ([f"--crafted {crafted(*made)}"] if made else []))
 
     def model_folder(self, wildcards: Any) -> str:
         """Folder of the checkpoint of a run."""
         return self.plan.folder(run_of(wildcards))
 
     def scoring_options(self, wildcards: Any) -> str:
-        """`--poisoned FILE` and `--stored NAME=FILE`, where a run has them."""
+        """`--poisoned FILE`, `--train FILE` and `--stored NAME=FILE`, where a run has them."""
         run = run_of(wildcards)
         options = [f"--poisoned {poisoned(run)}"] if run.poison != CLEAN else []
+        options += [f"--train {self.training_set(wildcards)}"] if self._has_properties(run) else []
         options += [
             f"--stored {name}={adversarial(*source)}" for name, source in self.plan.transfers(run).items()
         ]
@@ -185,6 +199,9 @@ class Graph:
         blocks = self.plan.attacks(run)
         kinds = [*blocks["attacks"].values(), *(curve["attack"] for curve in blocks["curves"])]
         modules = {module_of("attacks", block) for block in kinds} | {self._module("models", run.model)}
+        modules |= {module_of("properties", block) for block in blocks["properties"].values()}
+        if blocks["properties"] or any(block["kind"] == "adaptive" for block in kinds):
+            modules.add(self._module("defenses", run.defense))
         return fingerprint("deconfound.steps.evaluate", *sorted(modules))
 
     def step_code(self, step: str) -> str:
@@ -216,6 +233,12 @@ class Graph:
     def listing_digest(self) -> str:
         """Digest of the listing: a parameter that changes with anything in the experiment."""
         return digest(self.listing())
+
+    def _has_properties(self, run: Run) -> bool:
+        return any(study.properties for study in self.plan.studies(run))
+
+    def _training_crafts(self) -> set[tuple[Run, str]]:
+        return {made for run in self.runs if (made := self.plan.crafted_for(run))}
 
     def _module(self, kind: str, name: str) -> str:
         return module_of(kind, getattr(self.experiment, kind)[name])

@@ -40,6 +40,43 @@ def info_nce(scores: Tensor) -> Tensor:
     return scores.log_softmax(1).diagonal().mean() + math.log(len(scores))
 
 
+def jensen_shannon(scores: Tensor) -> Tensor:
+    """Lower bound on the Jensen-Shannon divergence of joint and product; scalar, nats, at most log 2.
+
+    (E_joint[-softplus(-T)] - E_product[softplus(T)]) / 2 + log 2, exact for T = log density ratio: the Fenchel-dual
+    form of Nowozin et al., "f-GAN", NeurIPS 2016, as in Hjelm et al., "Deep InfoMax", ICLR 2019, equation 4. It is no
+    mutual information: read a critic trained on it as `nguyen_wainwright_jordan(scores + 1)` (Poole et al., "On
+    Variational Bounds of Mutual Information", ICML 2019, section 2.1).
+    """
+    joint, product = _pairs(scores)
+    return (-F.softplus(-joint).mean() - F.softplus(product).mean()) / 2 + math.log(2)
+
+
+def row_donsker_varadhan(
+    joint: Tensor, product: Tensor, *, count: int | None = None, released: bool = False
+) -> Tensor:
+    """T_i - log((1/M) sum_j exp T_ij) of every row: joint (N, ...), product (N, M, ...) -> (N, ...).
+
+    The Donsker-Varadhan form with the average taken for each row alone, not over the batch; its mean over rows lies
+    above `donsker_varadhan` of the same scores. An entry -inf of `product` is a pair that does not count; then `count`
+    is the number of those that do (default M). released: the sum begins with 1, as in the code of NAMID, which sets the
+    score of the row's own pair to zero where it meant to leave it out (namid.md section 4.2). Then scores of zero give
+    -log((M + 1) / M), and adding a constant to all scores moves the value: a score, not nats.
+    """
+    total = product.logsumexp(1)
+    if released:
+        total = torch.logaddexp(total, torch.zeros_like(total))
+    return joint - total + math.log(product.shape[1] if count is None else count)
+
+
+def rows(scores: Tensor, *, released: bool = False) -> Tensor:
+    """`row_donsker_varadhan` of scores (N, N), the other pairs of a row being its negatives; (N,)."""
+    _pairs(scores)
+    diagonal = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    product = scores.masked_fill(diagonal, -torch.inf)
+    return row_donsker_varadhan(scores.diagonal(), product, count=len(scores) - 1, released=released)
+
+
 def _pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Scores of the joint pairs (N,) and of the others (N (N - 1),)."""
     if scores.dim() != 2 or scores.shape[0] != scores.shape[1] or len(scores) < 2:

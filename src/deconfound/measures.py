@@ -1,6 +1,6 @@
 """Numbers per run that are no rates over test examples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,14 @@ def poison_measures(trace: Mapping[str, Array], mask: Bools) -> dict[str, float]
         weight = trace["first_weight"].astype(float)
         found["first_weight_ratio"] = float(weight[mask].mean() / weight[~mask].mean())
     return found
+
+
+def training_measures(history: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float]:
+    """robust_overfitting: best minus last robust accuracy on `val` over the epochs, where it was recorded (causaladv.md
+    section 9, row 5; there on the test set).
+    """
+    robust = [record["val_robust"] for record in history.get("model", ()) if "val_robust" in record]
+    return {"robust_overfitting": max(robust) - robust[-1]} if robust else {}
 
 
 def auroc(score: NDArray[np.float64], positive: Bools) -> float:

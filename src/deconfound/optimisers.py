@@ -8,8 +8,13 @@ from torch import Tensor, nn
 from deconfound.recipe import Recipe
 
 
-def batches(count: int, size: int) -> list[slice]:
-    """Consecutive slices that cover `count` examples; a last batch of one joins its neighbour (batch norm)."""
+def batches(count: int, size: int, *, drop_last: bool = False) -> list[slice]:
+    """Consecutive slices that cover `count` examples; a last batch of one joins its neighbour (batch norm).
+
+    drop_last: without the last one, if it is smaller than `size` and not the only one.
+    """
+    if drop_last and count > size:
+        count -= count % size
     starts = list(range(0, count, size))
     if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
@@ -28,6 +33,14 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.
         )
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def pace(optimizer: torch.optim.Optimizer, recipe: Recipe, fraction: float) -> None:
+    """Set learning rate and momentum to those of a recipe at a fraction of all steps in [0, 1)."""
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.lr_at(fraction)
+        if "momentum" in group:
+            group["momentum"] = recipe.momentum_at(fraction)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

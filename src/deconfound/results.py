@@ -51,6 +51,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Values:
+    """One number per example (N,) of one run, with the true labels (N,) they belong to."""
+
+    run: Run
+    name: str
+    values: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Trust:
     """What the gate found on one run: checks of the model, and checks per threat model (norm, eps); None: not asked."""
 
@@ -82,6 +92,11 @@ class Results:
     classes: Mapping[str, tuple[str, ...]]
     trust: Mapping[Run, Trust] = field(default_factory=dict)
     costs: Mapping[Run, Sequence[Stored]] = field(default_factory=dict)
+    values: tuple[Values, ...] = ()
+
+    def measured(self, cell: Cell, name: str) -> dict[int, NDArray[np.float64]]:
+        """Values (N,) per example by seed of one cell."""
+        return {v.run.seed: v.values for v in self.values if v.name == name and cell_of(v.run) == cell}
 
     def stacked(self, cell: Cell, key: Key) -> dict[int, Bools]:
         """Hits (N,) by seed of one cell and metric."""
@@ -114,11 +129,13 @@ def load(paths: Iterable[Path]) -> Results:
     classes: dict[str, tuple[str, ...]] = {}
     trust: dict[Run, Trust] = {}
     costs: dict[Run, Sequence[Stored]] = {}
+    values: list[Values] = []
     for path in paths:
         try:
             found = read_json(path)
             run = Run(**found["run"])
             rows += _rows(run, found)
+            values += _values(run, found)
             classes[run.dataset], measures[run] = tuple(found["classes"]), dict(found["measures"])
             trust[run], costs[run] = _trust(found.get("gate")), list(found.get("costs", ()))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -126,18 +143,30 @@ def load(paths: Iterable[Path]) -> Results:
                 f"{path}: expected the evaluation of a run: {error!r}; remove it and run again"
             ) from error
     rows.sort(key=lambda row: (row.run, row.key.metric, row.key))
-    return Results(tuple(rows), measures, classes, trust, costs)
+    values.sort(key=lambda value: (value.run, value.name))
+    return Results(tuple(rows), measures, classes, trust, costs, tuple(values))
 
 
 def _rows(run: Run, found: Stored) -> list[Row]:
-    labels = {
-        name: np.frombuffer(base64.b64decode(text), "<u2").astype(np.int64)
-        for name, text in found["subsets"].items()
-    }
+    labels = {name: _decoded(text, "<u2") for name, text in found["subsets"].items()}
     return [
         Row(run, Key(*(entry[name] for name in Key._fields)), unpack(entry), labels[entry["subset"]])
         for entry in found["entries"]
     ]
+
+
+def _values(run: Run, found: Stored) -> list[Values]:
+    return [
+        Values(
+            run, one["name"], _decoded(one["values"], "<f4"), _decoded(found["subsets"][one["subset"]], "<u2")
+        )
+        for one in found.get("values", ())
+    ]
+
+
+def _decoded(text: str, kind: str) -> NDArray[Any]:
+    wide = np.int64 if kind == "<u2" else np.float64
+    return np.frombuffer(base64.b64decode(text), kind).astype(wide)
 
 
 def _trust(found: Stored | None) -> Trust:

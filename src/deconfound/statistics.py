@@ -121,6 +121,16 @@ def paired_mean(treatment: NDArray[np.bool_], control: NDArray[np.bool_]) -> Cro
     return _crossed(table, added=2 / table.shape[0])
 
 
+def crossed_mean(values: Floats) -> Interval:
+    """Mean of real values (S, N) of S seeds on the same N examples, with an interval over both seeds and examples."""
+    table = np.asarray(values, float)
+    if table.shape[1] < 2:
+        return Interval(float(table.mean()) if table.size else float("nan"), float("-inf"), float("inf"))
+    found = _crossed(table)
+    half = found.reach()
+    return Interval(found.centre, found.centre - half, found.centre + half)
+
+
 def hierarchical_bootstrap(
     table: NDArray[np.bool_] | Floats, *, rng: np.random.Generator, draws: int = 2000, stretch: bool = True
 ) -> Interval:

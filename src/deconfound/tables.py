@@ -11,8 +11,8 @@ import pandas as pd
 
 from deconfound.comparisons import common, holm, paired_p, rankable
 from deconfound.plan import Run
-from deconfound.results import Bools, Cell, Key, Results, Row, cell_of
-from deconfound.statistics import Interval, difference, rate, wilson
+from deconfound.results import Bools, Cell, Key, Results, Row, Values, cell_of
+from deconfound.statistics import Interval, crossed_mean, difference, rate, wilson
 from deconfound.storage import write_text
 
 CELL = list(Cell._fields)
@@ -140,6 +140,30 @@ def measures_table(results: Results) -> pd.DataFrame:
         for name, value in sorted(found.items())
     ]
     return pd.DataFrame(rows, columns=[*CELL, "seed", "measure", "value"])
+
+
+def properties_table(results: Results) -> pd.DataFrame:
+    """Means over seeds and examples of what was measured per example, with the interval over both: of all examples
+    (label empty) and of those of each true class.
+    """
+    groups: dict[tuple[Cell, str], list[Values]] = {}
+    for value in results.values:
+        groups.setdefault((cell_of(value.run), value.name), []).append(value)
+    rows = []
+    for (cell, name), members in groups.items():
+        count = min(len(member.values) for member in members)
+        table = np.stack([member.values[:count] for member in members])
+        labels = members[0].labels[:count]
+        parts = {"": np.ones(count, bool)} | {
+            text: labels == place for place, text in enumerate(results.classes[cell.dataset])
+        }
+        for text, chosen in parts.items():
+            if chosen.any():
+                shape = {"total": int(chosen.sum()), "seeds": len(members)}
+                found = crossed_mean(table[:, chosen])._asdict()
+                rows.append(cell._asdict() | {"measure": name, "label": text} | found | shape)
+    columns = [*CELL, "measure", "label", "value", "low", "high", "total", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def trust_table(results: Results) -> pd.DataFrame:

@@ -21,7 +21,7 @@ rule attack:
     message:
         f"Attacking {JOB} with {{wildcards.attack}}"
     shell:
-        "python -m deconfound attack --model {params.folder} --test {input.test} --spec {params.spec:q}"
+        "python -m deconfound attack --model {params.folder} --images {input.test} --spec {params.spec:q}"
         " --name {wildcards.attack} --seed {wildcards.seed} --out {output} --threads {threads}"
         " --gpu {resources.gpu} --code {params.code} > {log} 2>&1"
 

@@ -7,6 +7,7 @@ rule train:
         weights=f"checkpoints/base/{RUN}/model.safetensors",
         about=f"checkpoints/base/{RUN}/run.json",
         trace=f"checkpoints/base/{RUN}/trace.npz",
+        parts=f"checkpoints/base/{RUN}/parts.safetensors",
     log:
         f"logs/train/{RUN}.log",
     benchmark:

@@ -5,6 +5,7 @@ ATTACKS = {
     "bim": "deconfound.attacks.bim:BIM",
     "pgd": "deconfound.attacks.pgd:PGD",
     "mim": "deconfound.attacks.mim:MIM",
+    "adaptive": "deconfound.attacks.adaptive:AdaptivePGD",
     "eot": "deconfound.attacks.eot:EOT",
     "apgd": "deconfound.attacks.apgd:APGD",
     "apgd_targeted": "deconfound.attacks.apgd_targeted:TargetedAPGD",

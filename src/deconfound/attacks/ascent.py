@@ -6,7 +6,7 @@ says where to go. With early stop, an image on which the model errs leaves the b
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -14,6 +14,8 @@ from torch import Generator, Tensor
 from deconfound.errors import NoGradientError
 from deconfound.fields import Count, NonNegative, Positive, hyperparameters
 from deconfound.threat import ThreatModel, per_image
+
+GAUSSIAN = 0.001  # pixel units: standard deviation of the small start
 
 Score = Callable[[Tensor], Tensor]
 """Per-image score (N,) of images (N, C, H, W); larger is worse for the model. Rows must not influence each
@@ -157,13 +159,14 @@ class Steepest:
 @hyperparameters
 class Ascent:
     """Projected steepest ascent. step_size in pixel units (in the threat model's norm); steps: gradients
-    taken; momentum: decay of the accumulated gradient, 0 for none.
+    taken; momentum: decay of the accumulated gradient, 0 for none. start: `uniform` in the ball, `gaussian` with a
+    standard deviation of 0.001 around the image (as released with TRADES), or the `image` itself.
     """
 
     threat: ThreatModel
     step_size: Positive
     steps: Count
-    random_start: bool = True
+    start: Literal["uniform", "gaussian", "image"] = "uniform"
     momentum: NonNegative = 0.0
 
     def __call__(self, score: Score, x: Tensor, *, rng: Generator) -> Tensor:
@@ -171,6 +174,13 @@ class Ascent:
         if self.threat.eps == 0 or len(x) == 0:
             return x.detach().clone()
         x = x.detach()
-        start = self.threat.random_start(x, rng=rng) if self.random_start else x
         move = Steepest(self.threat, self.step_size, self.momentum)
-        return climb(lambda z, rows: (score(z), None), x, start, move, steps=self.steps)
+        return climb(lambda z, rows: (score(z), None), x, self.begin(x, rng=rng), move, steps=self.steps)
+
+    def begin(self, x: Tensor, *, rng: Generator) -> Tensor:
+        """Where the ascent of images x (N, C, H, W) starts, legal; drawn on the CPU, moved to x."""
+        if self.start == "uniform":
+            return self.threat.random_start(x, rng=rng)
+        if self.start == "gaussian":
+            return self.threat.project(x, x + GAUSSIAN * torch.randn(x.shape, generator=rng).to(x))
+        return x

@@ -35,7 +35,10 @@ class Victim:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Logits; AttackError unless they are finite, one row per image, and cover the labels."""
-        logits = self.model(z)
+        return self.checked(self.model(z), z)
+
+    def checked(self, logits: Tensor, z: Tensor) -> Tensor:
+        """The logits that came back for images z, if they are what an attack can work with; see `__call__`."""
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(z):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise AttackError(f"model: expected logits ({len(z)}, K), got {got}")

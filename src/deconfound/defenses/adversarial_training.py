@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from deconfound.attacks.ascent import Ascent
 from deconfound.attacks.scores import cross_entropy
-from deconfound.defenses.workbench import PLAIN, Adaptive, Defended, Workbench
+from deconfound.defenses.robustly import train_robustly
+from deconfound.defenses.workbench import PLAIN, Adaptive, Defended, Validation, Workbench
 from deconfound.fields import Fraction01, hyperparameters
 from deconfound.models.classifier import eval_mode
 from deconfound.threat import ThreatModel
@@ -21,18 +22,20 @@ CIFAR = Ascent(threat=ThreatModel(eps=8 / 255), step_size=2 / 255, steps=10)
 
 @hyperparameters
 class AdversarialTraining:
-    """ascent: the inner maximisation, in evaluation mode. clean: weight of the clean cross-entropy beside it."""
+    """ascent: the inner maximisation, in evaluation mode. clean: weight of the clean cross-entropy beside it.
+    validation: robust accuracy on `val` after each epoch is left out (`none`), recorded (`track`), or chooses the
+    epoch whose weights are kept (`best`).
+    """
 
     adaptive: ClassVar[Adaptive] = PLAIN
 
     ascent: Ascent = CIFAR
     clean: Annotated[Fraction01, Field(lt=1)] = 0.0
+    validation: Validation = "none"
 
     def __call__(self, bench: Workbench) -> Defended:
         """Train on adversarial images."""
-        model = bench.begin()
-        bench.fit(model, self.objective)
-        return Defended(model)
+        return train_robustly(bench, bench.begin(), self.objective, self.ascent, self.validation)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Generator) -> Tensor:
         """(1 - clean) CE(model(x_adv), y) + clean CE(model(x), y), mean over the batch."""

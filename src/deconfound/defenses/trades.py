@@ -11,30 +11,31 @@ from torch.nn import functional as F
 
 from deconfound.attacks.ascent import Ascent
 from deconfound.attacks.scores import kl
-from deconfound.defenses.workbench import PLAIN, Adaptive, Defended, Workbench
+from deconfound.defenses.robustly import train_robustly
+from deconfound.defenses.workbench import PLAIN, Adaptive, Defended, Validation, Workbench
 from deconfound.fields import NonNegative, hyperparameters
 from deconfound.models.classifier import eval_mode
 from deconfound.threat import ThreatModel
 
-CIFAR = Ascent(threat=ThreatModel(eps=8 / 255), step_size=0.007, steps=10)
+CIFAR = Ascent(threat=ThreatModel(eps=8 / 255), step_size=0.007, steps=10, start="gaussian")
 
 
 @hyperparameters
 class TRADES:
     """ascent: the inner maximisation. beta weighs the divergence against the clean cross-entropy; 0 is standard
-    training.
+    training. validation: robust accuracy on `val` after each epoch is left out (`none`), recorded (`track`), or chooses
+    the epoch whose weights are kept (`best`).
     """
 
     adaptive: ClassVar[Adaptive] = PLAIN
 
     ascent: Ascent = CIFAR
     beta: NonNegative = 6.0
+    validation: Validation = "none"
 
     def __call__(self, bench: Workbench) -> Defended:
         """Train on the composed loss."""
-        model = bench.begin()
-        bench.fit(model, self.objective)
-        return Defended(model)
+        return train_robustly(bench, bench.begin(), self.objective, self.ascent, self.validation)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Generator) -> Tensor:
         """Mean of CE(model(x), y) + beta KL(model(x) || model(x_adv)); scalar, nats."""

@@ -33,6 +33,11 @@ class Classifier(nn.Module):
         z: Tensor = self.body((x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1))
         return z
 
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and logits (N, K) of one forward pass."""
+        features = self.features(x)
+        return features, self.head(features)
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K)."""
         logits: Tensor = self.head(self.features(x))

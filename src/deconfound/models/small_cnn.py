@@ -11,12 +11,13 @@ from deconfound.models.classifier import Classifier
 class SmallCNN:
     """widths: channels of each 3x3 block, a 2x2 max-pool after each while the picture is larger than `until`.
 
-    hidden: width of the representation (the linear layer before the head).
+    hidden: width of the representation (the linear layer before the head). bias: whether the head has one.
     """
 
     widths: tuple[Count, ...] = Field(default=(16, 32), min_length=1)
     hidden: Count = 64
     until: Count = 4
+    bias: bool = True
 
     def __call__(self, shape: tuple[int, int, int], classes: int) -> Classifier:
         """A freshly initialised network for images of `shape` (C, H, W)."""
@@ -30,4 +31,5 @@ class SmallCNN:
             channels = out
         layers += [nn.Flatten(), nn.Linear(channels * height * width, self.hidden, bias=False)]
         layers += [nn.BatchNorm1d(self.hidden), nn.ReLU()]
-        return Classifier(nn.Sequential(*layers), nn.Linear(self.hidden, classes), channels=shape[0])
+        head = nn.Linear(self.hidden, classes, bias=self.bias)
+        return Classifier(nn.Sequential(*layers), head, channels=shape[0])

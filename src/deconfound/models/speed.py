@@ -1,6 +1,8 @@
 """The same network, cheaper to evaluate: for attacks, which call a frozen model thousands of times."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,12 +124,25 @@ class Guarded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the model returns."""
+        logits: Tensor = self._run(self.model, x)
+        return self._counted(x, logits)
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and logits of a classifier, from one pass."""
+        model: Any = self.model
+        features, logits = self._run(model.both, x)
+        return features, self._counted(x, logits)
+
+    @staticmethod
+    def _run(call: Callable[[Tensor], Any], x: Tensor) -> Any:
         try:
-            logits: Tensor = self.model(x)
+            return call(x)
         except (MemoryError, torch.OutOfMemoryError, UserError):
             raise
         except Exception as error:
             raise ModelRaisedError(f"model: expected logits, got {type(error).__name__}: {error}") from error
+
+    def _counted(self, x: Tensor, logits: Tensor) -> Tensor:
         self.forward_passes += len(x)
         if isinstance(logits, Tensor) and logits.requires_grad:
             logits.register_hook(self._backward)  # type: ignore[no-untyped-call]

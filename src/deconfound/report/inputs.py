@@ -182,6 +182,52 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Published:
+    """A row of published.csv: a cell of a published table, or with obtained 0 a whole one; what is missing is NaN."""
+
+    paper: str
+    table: str
+    title: str
+    source: str
+    provenance: str
+    obtained: int
+    dataset: str
+    model: str
+    metric: str
+    unit: str
+    row: str
+    defense: str
+    column: str
+    column_source: str
+    attack: str
+    norm: str
+    eps: float
+    label: str
+    value: float
+    sd: float
+    approximate: float
+    error: float
+    comment: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erratum(Difference):
+    """A row of errata.csv: paper (`says`) against code (`does`), per measured difference, else without a place."""
+
+    paper: str
+    id: str
+    about: str
+    says: str
+    does: str
+    followed: str
+    switch: str
+    reason: str
+    ablation: str
+    against: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run(Cell):
     """A run.json: what was trained, how it went, and what it came from."""
 
@@ -211,9 +257,11 @@ class Inputs:
     trust: Sequence[Trust]
     costs: Sequence[Cost]
     runs: Sequence[Run]
+    published: Sequence[Published] = ()
+    errata: Sequence[Erratum] = ()
 
 
-Row = TypeVar("Row", bound=Cell | Claim)
+Row = TypeVar("Row", bound=Cell | Claim | Published)
 PARSERS: Mapping[type, Any] = {
     str: str,
     int: lambda text: int(float(text)),
@@ -234,6 +282,8 @@ def read(tables: Path, runs: Sequence[Path]) -> Inputs:
         trust=read_rows(tables / "trust.csv", Trust),
         costs=read_rows(tables / "costs.csv", Cost),
         runs=records,
+        published=read_rows(path, Published) if (path := tables / "published.csv").exists() else (),
+        errata=read_rows(path, Erratum) if (path := tables / "errata.csv").exists() else (),
     )
 
 

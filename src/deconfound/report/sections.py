@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from deconfound.report.blocks import Block, column, figures, head, section, table
 from deconfound.report.costs import costs
 from deconfound.report.details import classes, curves, histories
+from deconfound.report.errata import errata
 from deconfound.report.figures import grouped
 from deconfound.report.inputs import Inputs, Measure, Summary
 from deconfound.report.matrix import matrix
 from deconfound.report.plotting import Figure
+from deconfound.report.published import published
 from deconfound.report.trust import trust
 from deconfound.report.words import METRICS, Order, interval, label, number
 
@@ -145,4 +147,6 @@ SECTIONS: Sequence[Callable[[Inputs, Sequence[Figure], Order], list[Block]]] = (
     classes,
     examples,
     histories,
+    published,
+    errata,
 )

@@ -20,29 +20,36 @@ BATCH = 256
 
 
 def run(
-    *, model: Path, test: Path, spec: Mapping[str, Any], name: str, seed: int, out: Path, device: torch.device
+    *,
+    model: Path,
+    images: Path,
+    spec: Mapping[str, Any],
+    name: str,
+    seed: int,
+    out: Path,
+    device: torch.device,
 ) -> None:
-    """Attack every test image of the model in the folder `model`; write images, originals, labels and
-    predictions.
+    """Attack every image of a stored set (a test split, a training set) on the model in the folder `model`; write
+    images, originals, labels and predictions.
     """
     network = load_model(model, device)
-    images, classes = load_images(test)
+    originals, classes = load_images(images)
     attack = build(ATTACKS, spec, at=f"attacks.{name}")
     crafted = []
-    parts = torch.arange(len(images.y)).split(BATCH)  # type: ignore[no-untyped-call]
+    parts = torch.arange(len(originals.y)).split(BATCH)  # type: ignore[no-untyped-call]
     with progress(f"attacking with {name}", len(parts)) as tick:
         for number, chosen in enumerate(parts):
-            x, y = to_unit(images.x[chosen].to(device)), images.y[chosen].to(device)
+            x, y = to_unit(originals.x[chosen].to(device)), originals.y[chosen].to(device)
             crafted.append(attack(network, x, y, rng=generator(seed, "attack", name, number)).cpu())
             tick()
     x_adv = torch.cat(crafted)
     arrays = {
         "x_adv": x_adv.numpy(),
-        "x": images.x.numpy(),
-        "y": images.y.numpy(),
-        "before": predict(network, images.x).argmax(1).numpy(),
+        "x": originals.x.numpy(),
+        "y": originals.y.numpy(),
+        "before": predict(network, originals.x).argmax(1).numpy(),
         "after": predict(network, x_adv).argmax(1).numpy(),
         "classes": np.array(classes),
     }
-    inputs = {"model": model / "model.safetensors", "test": test}
+    inputs = {"model": model / "model.safetensors", "images": images}
     write_npz(out, arrays, about={"spec": dict(spec), "seed": seed, "provenance": provenance(inputs)})

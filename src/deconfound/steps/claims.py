@@ -4,18 +4,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deconfound import tables
-from deconfound.claims import judge, read_ledger
+from deconfound.claims import errata_table, judge
+from deconfound.ledger import published_table, read_ledger
 from deconfound.results import load
 
 
 def run(
     *, evaluations: Sequence[Path], ledgers: Sequence[Path], controls: Mapping[str, str], out: Path
 ) -> None:
-    """Write results, summary, differences, per_class, measures, trust, costs and claims as CSV into `out`.
+    """Write results, summary, differences, per_class, measures, trust, costs, claims, published and errata as CSV into
+    `out`.
 
     controls: name of the control by `dataset/poison/model/defense`.
     """
     results = load(evaluations)
+    sources = [read_ledger(path) for path in ledgers]
     by_cell = {tuple(cell.split("/")): control for cell, control in controls.items()}
     found = {
         "results": tables.results_table(results),
@@ -25,7 +28,9 @@ def run(
         "measures": tables.measures_table(results),
         "trust": tables.trust_table(results),
         "costs": tables.costs_table(results),
-        "claims": judge([read_ledger(path) for path in ledgers], results),
+        "claims": judge(sources, results),
+        "published": published_table(sources),
+        "errata": errata_table(sources, results),
     }
     for name, table in found.items():
         tables.write(table, out / f"{name}.csv")

@@ -2,23 +2,30 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from deconfound.defenses import DEFENSES
+from deconfound.defenses.workbench import Composed
 from deconfound.engine import Engine, Notebook, Speed
 from deconfound.errors import ConfigError
 from deconfound.evaluation import Evaluation
 from deconfound.gate import Gate
-from deconfound.measures import poison_measures
+from deconfound.measures import poison_measures, training_measures
 from deconfound.progress import progress
+from deconfound.properties import PROPERTIES
+from deconfound.properties.subject import Subject
+from deconfound.registry import build
+from deconfound.rng import generator
 from deconfound.steps.images import load_images
 from deconfound.steps.spec import require
 from deconfound.steps.weights import load_model
-from deconfound.storage import digest, provenance, read_json, read_npz, sha256, write_json
+from deconfound.storage import digest, provenance, read_json, read_npz, read_weights, sha256, write_json
 from deconfound.trust import model_checks, threat_checks
 from deconfound.types import Images
 
@@ -35,15 +42,17 @@ def run(
     device: torch.device,
     poisoned: Path | None = None,
     stored: Mapping[str, Path] | None = None,
+    train: Path | None = None,
     scratch: Path = Path("scratch"),
     speed: Speed = DEFAULT,
     code: str = "",
 ) -> None:
     """Write evaluation.json for the model in the folder `model`.
 
-    spec: `attacks` (blocks by name), their `order`, those measured `alone`, `curves`, `examples`, `gate`. poisoned: the
-    poisoned set of the run, if any; stored: per transfer attack the file of images. scratch holds the finished batches
-    of a killed evaluation, keyed by all that they depend on.
+    spec: `attacks` (blocks by name), their `order`, those measured `alone`, `curves`, `properties`, `examples`, `gate`.
+    poisoned: the poisoned set of the run, if any; stored: per transfer attack the file of images; train: what the model
+    was trained on, for properties. scratch holds the finished batches of a killed evaluation, keyed by all that they
+    depend on.
     """
     require(spec, "attacks", "curves", "examples", at="--spec")
     stored = stored or {}
@@ -59,13 +68,21 @@ def run(
     engine = Engine(
         load_model(model, device), images, int(about["run"]["seed"]), transfers, speed, notebook=notebook
     )
-    evaluation = Evaluation(engine, spec["examples"])
+    knowledge = Knowledge(model, about, engine.model)
+    evaluation = Evaluation(engine, spec["examples"], knowledge.term(spec))
     evaluation.clean_accuracy()
     for name, array in _moved(test).items():
         evaluation.moved(name, array)
     trust = _attack(evaluation, spec)
     subsets = {"test": images.y.numpy(), "attacked": images.y[: spec["examples"]].numpy()}
-    measures: dict[str, float] = {}
+    measures: dict[str, float] = training_measures(about["history"])
+    values: list[dict[str, str]] = []
+    if spec.get("properties"):
+        if train is None:
+            raise ConfigError("--train: properties need the training set: --train FILE")
+        values, numbers = _properties(evaluation, knowledge, train, spec["properties"])
+        measures |= numbers
+        inputs["train"] = train
     if poisoned:
         arrays = read_npz(poisoned, "mask", "test_x", "test_y")
         triggered = Images(torch.from_numpy(arrays["test_x"]), torch.from_numpy(arrays["test_y"]))
@@ -77,10 +94,73 @@ def run(
         "classes": list(classes),
         "subsets": {k: _packed(v) for k, v in subsets.items()},
     }
-    found |= {"entries": [entry.to_json() for entry in evaluation.entries], "measures": measures}
+    entries = [entry.to_json() for entry in evaluation.entries]
+    found |= {"entries": entries, "measures": measures, "values": values}
     found |= {"costs": [asdict(cost) for cost in evaluation.costs], "gate": trust}
     write_json(out, found | {"spec": dict(spec), "provenance": provenance(inputs)})
     notebook.forget()
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What is known of how a model was made: its folder, its record, and the defense that this names."""
+
+    folder: Path
+    about: Mapping[str, Any]
+    model: Any
+
+    def defense(self) -> Any:
+        """The hyper-parameters of the defense."""
+        return build(DEFENSES, self.about["spec"]["defense"], at="defense")
+
+    def parts(self) -> dict[str, Any]:
+        """Tensors that the defense left beside the model."""
+        device = next(self.model.parameters()).device
+        return {
+            name: part.to(device) for name, part in read_weights(self.folder / "parts.safetensors").items()
+        }
+
+    def term(self, spec: Mapping[str, Any]) -> Any:
+        """What the adaptive attack of the spec is told; None where there is no such attack, or nothing to tell."""
+        if all(block.get("kind") != "adaptive" for block in spec["attacks"].values()):
+            return None
+        defense = self.defense()
+        return defense.term(self.model, self.parts()) if isinstance(defense, Composed) else None
+
+
+def _properties(
+    evaluation: Evaluation, known: Knowledge, train: Path, blocks: Mapping[str, Any]
+) -> tuple[list[dict[str, str]], dict[str, float]]:
+    """Values per attacked image as stored, and numbers of the run."""
+    engine = evaluation.engine
+    images, classes = load_images(train)
+    test = Images(engine.images.x[: evaluation.count], engine.images.y[: evaluation.count])
+    budgets = [key for key in evaluation.standing if key[0] == "linf"]
+    standing = None
+    if budgets:
+        standing = np.zeros(evaluation.count, bool)
+        standing[evaluation.standing[max(budgets)]] = True
+    subject = Subject(
+        known.model,
+        known.defense(),
+        known.parts(),
+        images,
+        test,
+        len(classes),
+        partial(generator, engine.seed),
+        standing,
+    )
+    values: list[dict[str, str]] = []
+    numbers: dict[str, float] = {}
+    with progress("measuring properties", len(blocks)) as tick:
+        for name, block in blocks.items():
+            found = build(PROPERTIES, block, at=f"properties.{name}")(subject)
+            for key, array in found.values.items():
+                text = base64.b64encode(np.asarray(array).astype("<f4").tobytes()).decode()
+                values.append({"name": key, "subset": evaluation.subset, "values": text})
+            numbers |= dict(found.numbers)
+            tick(name)
+    return values, numbers
 
 
 def _attack(evaluation: Evaluation, spec: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import torch
 
 from deconfound.defenses import DEFENSES
 from deconfound.defenses.workbench import Workbench
+from deconfound.errors import DataError
 from deconfound.models import MODELS
 from deconfound.models.classifier import Classifier
 from deconfound.recipe import Recipe
@@ -20,12 +21,14 @@ from deconfound.steps.weights import load_model
 from deconfound.storage import (
     digest,
     provenance,
+    read_npz,
     sha256,
     write_json,
     write_npz,
     write_weights,
 )
 from deconfound.training import Trainer, only_one
+from deconfound.types import Images
 
 
 def run(
@@ -37,18 +40,20 @@ def run(
     out: Path,
     device: torch.device,
     start: Path | None = None,
+    crafted: Path | None = None,
     scratch: Path = Path("scratch"),
     code: str = "",
 ) -> None:
-    """Write model.safetensors, trace.npz and run.json into `out`.
+    """Write model.safetensors, parts.safetensors, trace.npz and run.json into `out`.
 
     spec: blocks `model`, `training`, `defense`; run: dataset, poison, model, defense, seed. start: folder of
-    the run that the defense starts from. scratch holds the state of a killed training, keyed by all that it
-    depends on.
+    the run that the defense starts from; crafted: the training set as an attack on that run returned it. scratch holds
+    the state of a killed training, keyed by all that it depends on.
     """
     require(spec, "model", "training", "defense", at="--spec")
     require(run, "dataset", "poison", "model", "defense", "seed", at="--run")
     inputs = {"train": train, "val": val} | ({"start": start / "model.safetensors"} if start else {})
+    inputs |= {"crafted": crafted} if crafted else {}
     key = digest([spec, run, code, {name: sha256(path) for name, path in inputs.items()}])
     images, classes = load_images(train)
     held, _ = load_images(val)
@@ -76,12 +81,23 @@ def run(
             rng=partial(generator, seed),
             fit=trainer.fit,
             start=load_model(start, device) if start else None,
+            crafted=_crafted(crafted, images) if crafted else None,
         )
         done = defense(bench)
         write_weights(out / "model.safetensors", done.model.state_dict())
+        write_weights(out / "parts.safetensors", done.parts)
         write_npz(out / "trace.npz", done.trace)
         about = {"run": dict(run), "spec": dict(spec), "shape": list(shape), "classes": list(classes)}
         about |= {"history": trainer.history, "notes": dict(done.notes), "provenance": provenance(inputs)}
         write_json(out / "run.json", about)
         for state in (scratch / key).glob("*.safetensors"):
             state.unlink()
+
+
+def _crafted(path: Path, images: Images) -> torch.Tensor:
+    """Adversarial training images (N, C, H, W); DataError unless they belong to these training images."""
+    x_adv = torch.from_numpy(read_npz(path, "x_adv")["x_adv"])
+    if x_adv.shape != images.x.shape:
+        expected, got = tuple(images.x.shape), tuple(x_adv.shape)
+        raise DataError(f"{path}: expected one adversarial image per training image {expected}, got {got}")
+    return x_adv
