@@ -305,12 +305,13 @@ def test_the_notes_count_the_attacked_images_of_the_last_halves() -> None:
     far = model.margin(x).abs() > 1e-3
     x, flipped, y = x[far][:32], flipped[far][:32], y[far][:32]
     counting = objective(ascent=climb)
-    for labels in (flipped, y):
+    for labels in (flipped, y, y):
         counting(model, x, labels, rng=fresh())
     mask = (flipped != y)[16:]
     notes = counting.notes()
-    assert notes["d2_images"] == 32 and notes["d2_batches"] == 2
-    assert notes["attacked_share"] == pytest.approx(int(mask.sum()) / 32) and notes["empty_share"] == 0.5
+    assert notes["d2_images"] == 48 and notes["d2_batches"] == 3
+    assert notes["attacked_share"] == pytest.approx(int(mask.sum()) / 48)
+    assert notes["empty_share"] == pytest.approx(2 / 3)
     taus = balancing(model(x[16:]))[mask]
     assert notes["mean_tau"] == pytest.approx(taus.mean().item(), rel=1e-3)
 

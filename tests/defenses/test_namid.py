@@ -1,4 +1,4 @@
-"""NAMID against the invariants of its specification (section 13): whom its loss moves, by how much, and what it stores."""
+"""NAMID against the invariants of its specification (section 13): whom its loss moves, how much, and what it stores."""
 
 import copy
 from collections.abc import Callable
@@ -206,10 +206,7 @@ def test_of_one_image_the_cosine_is_a_sign() -> None:
 def test_the_balance_pulls_at_omega_with_alpha_lambda_over_its_size(natural: bool, adversarial: bool) -> None:
     slopes = []
     for balance in (0.3, 0.0):
-        found = Profile(
-            *(row.requires_grad_() for row in torch.randn(4, 12, generator=fresh()).clone().unbind())
-        )
-        found = Profile(*(row.detach().requires_grad_() for row in found))
+        found = Profile(*(row.float().detach().requires_grad_() for row in vectors(12)))
         made = objective(ascent=STILL, alpha=4, balance=balance, natural=natural, adversarial=adversarial)
         made.profile = lambda *a, found=found, **k: found  # type: ignore[method-assign, misc]
         made(half_fooled(), X, Y, rng=fresh()).backward()
@@ -302,7 +299,7 @@ def test_a_step_outside_of_the_placebo_draws_nothing() -> None:
 
 # Omega
 
-TWO, ZEROS = torch.zeros(2, 2), torch.zeros(2, dtype=torch.long)
+ZEROS = torch.zeros(2, dtype=torch.long)
 
 
 def test_the_released_selection_rescales_classes_over_the_batch_and_the_other_does_not() -> None:
@@ -325,7 +322,7 @@ def test_the_released_selection_is_blind_to_the_offset_of_a_class() -> None:
 
 def test_both_selections_agree_where_the_batch_treats_all_classes_alike() -> None:
     rows = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.5, 2.0], [0.3, 0.2, 1.9]])
-    clean, adversarial = (torch.cat([z.roll(k, 1) for k in range(3)]) for z in (rows, rows.roll(1, 0)))
+    clean, adversarial = (torch.cat([z.roll(k, 1) for k in range(3)]) for z in (rows, rows[:, [0, 2, 1]]))
     y = clean.argmax(1)
     both = [objective(selection=kind).chosen(clean, adversarial, y) for kind in ("argmax", "released")]
     assert torch.equal(*both) and 0 < int(both[0].sum()) < 9
@@ -416,9 +413,8 @@ def test_the_bank_holds_the_first_training_images_and_their_noise(monkeypatch: p
     monkeypatch.setattr(namid, "BANK", 5)
     bench, _ = started()
     learnt = learn(bench, replace(TINY, batch_size=400))  # more than there are images
-    assert torch.equal(learnt.x, bench.data.x[:5] / 255) and torch.equal(
-        learnt.x + learnt.noise, learnt.x + (_start()[1][:5] - learnt.x)
-    )
+    assert torch.equal(learnt.x, bench.data.x[:5] / 255)
+    assert torch.equal(learnt.noise, _start()[1][:5] - learnt.x)
     assert learnt.banks().natural.shape == (5, 4, 8)
 
 
@@ -484,7 +480,8 @@ def test_what_was_learnt_comes_back_from_its_file_to_the_bit(tmp_path: Path) -> 
     write_weights(tmp_path / "parts.safetensors", learnt.tensors())
     loaded = Learnt.load(TINY, 3, read_weights(tmp_path / "parts.safetensors"))
     assert same(loaded.tensors(), learnt.tensors()) and same(list(loaded.banks()), list(learnt.banks()))
-    assert same(snapshot(loaded.estimators), snapshot(learnt.estimators))  # modes and requires_grad too
+    assert not any(module.training for module in loaded.estimators.modules())
+    assert not any(parameter.requires_grad for parameter in loaded.estimators.parameters())
 
 
 @pytest.mark.parametrize("bound", ["released", "donsker_varadhan"])

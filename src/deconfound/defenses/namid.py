@@ -1,8 +1,8 @@
 """NAMID: adversarial training that makes the information in adversarial outputs resemble that in clean ones.
 
 Zhou et al., "Improving Adversarial Robustness via Mutual Information Estimation", ICML 2022, arXiv:2207.12203,
-equations 8 and 9; choices of its code in namid.md sections 5 and 6. The estimators are trained beforehand on an adversarially
-trained network and its crafted training set, and are never refreshed.
+equations 8 and 9; choices of its code in namid.md sections 5 and 6. The estimators are trained beforehand on an
+adversarially trained network and its crafted training set, and are never refreshed.
 """
 
 from collections.abc import Mapping
@@ -43,8 +43,8 @@ class NAMID:
     estimator: networks and training of the estimators; bound: what the loss reads of them. selection: images that are
     right when clean and wrong when attacked, by the `argmax` of the logits, or as `released`, of a softmax over the
     batch. smallest: fewer of them in a batch, and the term is left out. shuffle_patterns: the placebo; patterns of
-    other images of the batch. detach_clean: no gradient through the clean outputs. warmup_epochs: of standard training before
-    the adversarial epochs. validation: robust accuracy on `val` after each epoch is left out (`none`), recorded
+    other images of the batch. detach_clean: no gradient through the clean outputs. warmup_epochs: of standard training
+    before the adversarial epochs. validation: robust accuracy on `val` after each epoch is left out (`none`), recorded
     (`track`), or chooses the epoch whose weights are kept (`best`).
     """
 
