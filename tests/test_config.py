@@ -366,7 +366,7 @@ def test_a_block_becomes_its_object_and_is_written_out_with_every_default() -> N
         "step_size": None,
         "restarts": 1,
         "score": "cross_entropy",
-        "start": "uniform",
+        "random_start": True,
         "momentum": 0.0,
         "samples": 1,
         "early_stop": False,

@@ -23,6 +23,7 @@ from deconfound.models import MODELS
 from deconfound.models.classifier import Classifier, predict
 from deconfound.models.small_cnn import SmallCNN
 from deconfound.poisons import POISONS
+from deconfound.properties import PROPERTIES
 from deconfound.recipe import Recipe
 from deconfound.registry import build, resolve
 from deconfound.rng import generator, global_seed
@@ -34,14 +35,17 @@ TABLES = {
     "defenses": DEFENSES,
     "models": MODELS,
     "poisons": POISONS,
+    "properties": PROPERTIES,
 }
 ASCENT = {"threat": {"norm": "linf", "eps": "8/255"}, "step_size": 0.01, "steps": 2}
+ESTIMATOR = {"hidden": 6, "widths": [2, 3], "epochs": 2, "batch_size": 8, "training": "max_only"}
 # Tiny settings of every kind, that differ from the defaults; nothing here needs a network.
 EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     "attacks": {
         "fgsm": {"eps": 0.1, "norm": "l2"},
         "bim": {"eps": 0.1, "norm": "l1", "steps": 3, "score": "dlr"},
         "mim": {"eps": 0.1, "steps": 3, "momentum": 0.5, "score": "kl"},
+        "adaptive": {"eps": 0.1, "steps": 3, "weights": [0, 0.5], "score": "margin", "step_size": 0.05},
         "eot": {"attack": {"kind": "pgd", "eps": 0.1, "steps": 2}, "samples": 2},
         "apgd": {"eps": 0.1, "steps": 5, "score": "dlr", "restarts": 2},
         "apgd_targeted": {"eps": 0.1, "norm": "l2", "steps": 4, "targets": 2},
@@ -66,10 +70,33 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "standard": {},
         "adversarial_training": {"ascent": ASCENT, "clean": 0.5},
         "trades": {"ascent": ASCENT, "beta": 2},
+        "mart": {"ascent": ASCENT, "weight": 3},
+        "awp": {"ascent": ASCENT, "base": "trades", "trades_beta": 3, "gamma": 0.02},
+        "help": {"ascent": ASCENT, "standard_epochs": 1, "standard_lr": 0.02, "help_weight": 0.5},
+        "causaladv": {
+            "ascent": ASCENT,
+            "variant": "t",
+            "alpha": 0.5,
+            "basis": "sequential",
+            "detach_target": True,
+        },
+        "adml": {"ascent": ASCENT, "base": "help", "tau": "one", "floor": 0, "standard_epochs": 1},
+        "namid": {"ascent": ASCENT, "base": "mart", "alpha": 2, "estimator": ESTIMATOR, "detach_clean": True},
+        "wmim": {"ascent": ASCENT, "weight": 0.2, "estimator": ESTIMATOR},
         "cbd": {"biased_epochs": 1, "mi_weight": 0.5, "compression": 0.1, "shuffle": "twin"},
     },
+    "properties": {
+        "alignment": {"attack": {"eps": 0.1, "steps": 2}, "epochs": 2, "batch_size": 8},
+        "vulnerability": {"attack": {"eps": 0.1, "steps": 2}},
+        "mutual_information": {
+            "attack": {"eps": 0.1, "steps": 2},
+            "unseen": {"eps": 0.1, "steps": 2, "score": "margin"},
+            "estimator": ESTIMATOR,
+            "fewest": 1,
+        },
+    },
     "models": {
-        "small_cnn": {"widths": [3, 4], "hidden": 5, "until": 2},
+        "small_cnn": {"widths": [3, 4], "hidden": 5, "until": 2, "bias": False},
         "timm": {"name": "test_resnet", "options": {"drop_rate": 0.1}},
     },
     "poisons": {
@@ -312,7 +339,12 @@ def test_a_data_set_says_what_it_expects_before_the_fetch(kind: str) -> None:
 def defended(kind: str, *, seed: int = 0, elsewhere: int = 0) -> tuple[Defended, Images]:
     torch.manual_seed(elsewhere)
     bench, _ = workbench(Recipe(epochs=2, batch_size=8), seed=seed)
-    done: Defended = made("defenses", kind)(bench)
+    defense = made("defenses", kind)
+    if getattr(defense, "needs", ()):
+        noise = 0.1 * torch.rand(bench.data.x.shape, generator=fresh())
+        crafted = (bench.data.x / 255 + noise).clamp(0, 1)
+        bench = dataclasses.replace(bench, start=small_network("start", seed), crafted=crafted)
+    done: Defended = defense(bench)
     return done, bench.data
 
 

@@ -428,7 +428,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     attack_step.run(
         model=paths["model"],
-        test=paths["test"],
+        images=paths["test"],
         spec=FGSM,
         name="fgsm",
         seed=0,
@@ -512,7 +512,7 @@ def test_an_evaluation_holds_every_metric_with_its_bits_and_subset(
     }
     loss, mask = read_npz(stored["model"] / "trace.npz")["biased_loss"], read_npz(stored["poisoned"])["mask"]
     assert found["measures"]["biased_loss_poisoned"] == pytest.approx(np.median(loss[mask]))
-    assert found["provenance"]["inputs"].keys() == {"model", "test", "borrowed", "poisoned"}
+    assert found["provenance"]["inputs"].keys() == {"model", "parts", "test", "borrowed", "poisoned"}
 
 
 def test_an_evaluation_repeats_to_the_byte(stored: dict[str, Path], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from deconfound.graph import Graph, run_of
 from experiments import ROOT, changed, experiment
 
 SPLITS = [f"data/clean/digits/{name}.npz" for name in ("train", "val", "test")]
-FILES = ("model.safetensors", "run.json", "trace.npz")
+FILES = ("model.safetensors", "run.json", "trace.npz", "parts.safetensors")
 
 
 class Wildcards:

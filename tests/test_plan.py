@@ -143,7 +143,7 @@ def test_a_defense_starts_from_the_run_with_its_own_data_poison_model_and_seed()
 def test_a_training_is_told_its_model_recipe_and_defense_with_all_defaults() -> None:
     found = plan().training(run("digits/badnets/cnn/cbd/seed0"))
     assert sorted(found) == ["defense", "model", "training"]
-    assert found["model"] == {"kind": "small_cnn", "widths": [4], "hidden": 8, "until": 4}
+    assert found["model"] == {"kind": "small_cnn", "widths": [4], "hidden": 8, "until": 4, "bias": True}
     assert (found["training"]["epochs"], found["training"]["batch_size"]) == (1, 64)
     assert (found["defense"]["kind"], found["defense"]["stop"], found["defense"]["shuffle"]) == (
         "cbd",

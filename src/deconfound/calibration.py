@@ -68,11 +68,11 @@ BOUNDS: Mapping[str, Way] = {
 
 @hyperparameters
 class Calibration:
-    """dimension: D of each Gaussian. levels: true information, nats, increasing. batch_size: N (at least 2), when training
-    and when reading. steps of Adam from learning rate lr, which decays to zero along half a cosine; each has fresh draws.
-    hidden: width of the two hidden layers of f and of g. seeds: trainings per bound and level (at least 2). batches:
-    fresh ones that a trained critic is read on. seed: of all draws. tolerance: an estimate is usable where its whole
-    interval over seeds lies within this fraction of the truth (or within 0.05 nats).
+    """dimension: D of each Gaussian. levels: true information, nats, increasing. batch_size: N (at least 2), when
+    training and when reading. steps of Adam from learning rate lr, which decays to zero along half a cosine; each has
+    fresh draws. hidden: width of the two hidden layers of f and of g. seeds: trainings per bound and level (at least
+    2). batches: fresh ones that a trained critic is read on. seed: of all draws. tolerance: an estimate is usable where
+    its whole interval over seeds lies within this fraction of the truth (or within 0.05 nats).
     """
 
     dimension: Count = 2

@@ -9,8 +9,8 @@ import pandas as pd
 
 from deconfound.experiment import CLEAN
 from deconfound.ledger import Claim, Condition, Ledger, errata_words, read_ledger
-from deconfound.results import FAILED, Bools, Cell, Key, Results, cell_of
-from deconfound.statistics import Interval, mean, rate
+from deconfound.results import FAILED, Cell, Key, Results, cell_of
+from deconfound.statistics import Interval, crossed_mean, mean, rate
 from deconfound.tables import differences_table, gate_of_both, paired
 
 __all__ = ["COLUMNS", "Ledger", "errata_table", "judge", "read_ledger", "verdict"]
@@ -100,7 +100,8 @@ def _keys(claim: Claim, cell: Cell, results: Results) -> list[Key]:
         natural = {"robust_accuracy": "worst_case", "clean_accuracy": "none"}.get(key.metric, key.attack)
         if key.attack == (claim.attack or natural) and claim.norm in (None, key.norm):
             found.add(key)
-    if not found and any(claim.metric in results.measures[run] for run in results.runs(cell)):
+    numbers = any(claim.metric in results.measures[run] for run in results.runs(cell))
+    if not found and (numbers or results.measured(cell, claim.metric)):
         found.add(Key(metric=claim.metric))
     return sorted(found)
 
@@ -114,19 +115,32 @@ def _effect(
     treatment: tuple[Cell, Key], control: tuple[Cell, Key] | None, results: Results
 ) -> tuple[Interval | None, int]:
     """The effect with its interval, and over how many seeds; paired by example where there are any, else by seed."""
-    found = _examples(*treatment, results)
+    found = results.stacked(*treatment)
     if not found and not treatment[1].attack:
-        return _of_seeds(treatment, control, results)
+        return _of_values(treatment, control, results) or _of_seeds(treatment, control, results)
     if control is None:
         return rate(np.stack(list(found.values()))), len(found)
-    against = _examples(*control, results)
+    against = results.stacked(*control)
     shared = set(found) & set(against)
     return (paired(found, against), len(shared)) if shared else (None, 0)
 
 
-def _examples(cell: Cell, key: Key, results: Results) -> dict[int, Bools]:
-    """What was measured of each example, (N,) by seed; none for a number per run."""
-    return results.stacked(cell, key)
+def _of_values(
+    treatment: tuple[Cell, Key], control: tuple[Cell, Key] | None, results: Results
+) -> tuple[Interval | None, int] | None:
+    """The effect on a number per example, paired by seed and example; None where there is no such number."""
+    values = results.measured(treatment[0], treatment[1].metric)
+    if not values:
+        return None
+    if control is None:
+        return crossed_mean(np.stack(list(values.values()))), len(values)
+    against = results.measured(control[0], treatment[1].metric)
+    shared = sorted(set(values) & set(against))
+    if not shared:
+        return None, 0
+    count = min(len(table[seed]) for table in (values, against) for seed in shared)
+    rows = [values[seed][:count] - against[seed][:count] for seed in shared]
+    return crossed_mean(np.stack(rows)), len(shared)
 
 
 def _of_seeds(

@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from deconfound.attacks import ATTACKS
-from deconfound.attacks.adaptive import AdaptivePGD, Term
 from deconfound.attacks.transfer import Transfer
 from deconfound.engine import Bools, Cost, Engine, Rows
 from deconfound.models.classifier import predict
 from deconfound.progress import Tick
 from deconfound.registry import build
-from deconfound.types import Array, Images
+from deconfound.types import Array, Images, Term
 
 WORST = "worst_case"
 
@@ -95,7 +94,7 @@ class Evaluation:
         """
         for name, block in attacks.items():
             attack = build(ATTACKS, block, at=f"attacks.{name}")
-            if isinstance(attack, AdaptivePGD):
+            if hasattr(attack, "knowing"):  # the adaptive attack
                 attack = attack.knowing(self.term)
             threat = budget(attack, block, name)
             key = (threat.norm, threat.eps)

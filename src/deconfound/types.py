@@ -4,7 +4,7 @@ N images, C channels, H x W pixels, K classes, D features. Pixels are float32 in
 files and poisons); labels int64; losses and information in nats; eps and step sizes in pixel units.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -89,6 +89,20 @@ class Attack(Protocol):
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Generator) -> Tensor:
         """x_adv like x, detached. x (N, C, H, W), y (N,) true labels. The model comes back as it was."""
+
+
+Aim = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Term (n,) of iterates z (n, C, H, W), their features (n, D), logits (n, K) and places in the batch, rows (n,)."""
+
+
+class Term(Protocol):
+    """What a defense trains against besides its classifier's own loss; larger is worse for the model."""
+
+    def __call__(self, x: Tensor, y: Tensor, features: Tensor, logits: Tensor) -> Aim:
+        """The term for a batch: clean images (N, C, H, W), labels (N,), their features (N, D) and logits (N, K).
+
+        Rows do not influence each other.
+        """
 
 
 class Objective(Protocol):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracle_models import Linear, linear_problem, same, small_network, snapshot, tiny_images, workbench
+from oracle_models import linear_problem, same, small_network, snapshot, tiny_images, workbench
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
@@ -45,7 +45,9 @@ def adv(**changes: Any) -> CausalAdv:
 def objective(
     spec: CausalAdv, model: Classifier, at: Pace = HALF, *, recipe: Recipe = RECIPE
 ) -> StyleAlignment:
+    """The objective before its first step, with a predictor that says something already: the term counts."""
     made = StyleAlignment(spec, model, recipe, rng=generator(0, "style"))
+    made.predictor.last.weight.data *= 10
     made.pace(at)
     return made
 
@@ -461,11 +463,11 @@ def test_a_killed_run_ends_in_the_same_bytes(
 
 
 def test_the_state_is_restored_into_another_objective_with_its_momenta() -> None:
-    model = small_network()
+    model = small_network(dropout=0.0)
     first = objective(adv(), model)
     first(model, X, Y, rng=fresh())
     state = {name: value.clone() for name, value in first.state().items()}
-    other = StyleAlignment(adv(), small_network("other"), RECIPE, rng=generator(1, "style"))
+    other = StyleAlignment(adv(), small_network(), RECIPE, rng=generator(1, "style"))
     other.restore(state)
     other.pace(HALF)
     assert same(other.state(), state) and any(name.startswith("optimizer/") for name in state)
@@ -544,7 +546,7 @@ def test_robust_accuracy_of_a_linear_model_is_that_of_its_exact_worst_case() -> 
     images = tiny_images()._replace(x=stored, y=y)
     found = robust_accuracy(model, images, ascent, rng=fresh())  # type: ignore[arg-type]
     assert found == pytest.approx(float((radius > 0.05).double().mean())) and 0.2 < found < 0.8
-    assert same(snapshot(model), before) and isinstance(model, Linear)
+    assert same(snapshot(model), before)
 
 
 def test_validation_is_left_out_recorded_or_chooses_the_weights() -> None:

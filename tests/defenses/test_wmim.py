@@ -69,7 +69,7 @@ def objective(made: Estimators | None = None, **settings: Any) -> MaximisedInfor
 
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_the_information_of_perturbed_images_and_their_outputs_is_subtracted(bound: Any) -> None:
-    model, made = small_network(dropout=0.0).train(), estimators()
+    model, made = small_network(dropout=0.0).eval(), estimators()
     found = objective(made, weight=0.7, bound=bound)(model, X, Y, rng=fresh())
     x_adv = craft(CLIMB, model, X, Y, rng=fresh())
     logits = model(x_adv)

@@ -1,23 +1,21 @@
 """Published numbers and disagreements in the report: nothing lost, nothing invented, compared only where it may be."""
 
 import copy
-import csv
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import Page, notes, report_of, section, squeezed, tables_of, words_of
+from pages import Page, notes, section, squeezed, tables_of, words_of
 from pypdf import PdfReader
 from synthetic_experiment import Experiment, make
 
 from deconfound.claims import errata_table
 from deconfound.ledger import Ledger, published_table, read_ledger
 from deconfound.report.build import build
-from deconfound.report.inputs import Erratum
+from deconfound.report.document import assemble
 from deconfound.results import Results
 from deconfound.tables import write
 
@@ -51,7 +49,8 @@ TABLE: dict[str, Any] = {
         {"name": "three", "attack": "worst_case", "label": "3", "unit": "fraction"},
     ],
     "rows": [
-        {"label": "TRADES", "defense": "trades", "cells": [83.39, 52.8, None, 1, 0.5], "sd": [0.5, None, None, 0.25, None]},
+        {"label": "TRADES", "defense": "trades", "cells": [83.39, 52.8, None, 1, 0.5],
+         "sd": [0.5, None, None, 0.25, None]},
         {"label": "Theirs", "cells": [44, None, 50, 2, None], "approximate": ["clean"], "provenance": "D",
          "notes": {"PGD-100": "51 in Table 3"}},
     ],
@@ -82,17 +81,25 @@ def ledger(**more: Any) -> Ledger:
     return Ledger.model_validate(content | more)
 
 
+Arguments = dict[str, Any]
+
+
 def with_tables(
-    made: Experiment, ledgers: list[Ledger], measured: Mapping[str, Any] | None = None
-) -> Experiment:
-    """The tables of some ledgers beside those of an experiment; `measured` fills the rows of the erratum `ran`."""
-    made.arguments()
+    made: Experiment, ledgers: list[Ledger], measured: Mapping[str, Any] | None = None, *, of: str = "ran"
+) -> Arguments:
+    """What `build` needs, with the tables of some ledgers; `measured` fills the rows of the errata named in `of`."""
+    arguments = made.arguments()
     write(published_table(ledgers), made.tables / "published.csv")
     table = errata_table(ledgers, Results((), {}, {})).astype(object)
     for key, value in (measured or {}).items():
-        table.loc[table["id"] == "ran", key] = value
+        table.loc[table["id"].isin(of.split()), key] = value
     write(table, made.tables / "errata.csv")
-    return made
+    return arguments
+
+
+def document(arguments: Arguments) -> dict[str, Any]:
+    """The report without its figures."""
+    return assemble(arguments["tables"], arguments["runs"], arguments["experiment"])
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +109,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 def shown(made: Experiment, **table: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The only table of a ledger as the report shows it, and its section."""
-    found = section(report_of(with_tables(made, [ledger(published=[TABLE | table])])), "published")
+    found = section(document(with_tables(made, [ledger(published=[TABLE | table])])), "published")
     (drawn,) = list(tables_of(found))
     return drawn, found
 
@@ -209,7 +216,7 @@ def test_a_number_behind_a_failed_gate_carries_its_dagger_here_too(tmp_path: Pat
 
 def test_a_table_that_is_only_known_to_exist_is_named_without_a_number(small: Experiment) -> None:
     known = {"id": "k", "title": "ablation", "source": "Table 7", "provenance": "S", "obtained": False}
-    found = section(report_of(with_tables(small, [ledger(published=[known])])), "published")
+    found = section(document(with_tables(small, [ledger(published=[known])])), "published")
     assert list(tables_of(found)) == []
     (item,) = found["blocks"][1]["items"]
     assert (item["name"], item["values"]) == ("Table 7", ["ablation [S]", "–, not obtained"])
@@ -231,7 +238,7 @@ MEASURED = {
 
 
 def test_a_disagreement_says_both_sides_what_is_followed_and_how_to_switch(small: Experiment) -> None:
-    found = section(report_of(with_tables(small, [ledger()], MEASURED)), "errata")
+    found = section(document(with_tables(small, [ledger()], MEASURED)), "errata")
     lines = [(item["name"], *item["values"]) for item in found["blocks"][0]["items"]]
     assert lines[:5] == [
         ("Basis", "Paper: Exact."),
@@ -250,66 +257,46 @@ def test_a_disagreement_says_both_sides_what_is_followed_and_how_to_switch(small
 
 
 def test_an_ablation_that_ran_has_its_difference_to_the_default_with_its_interval(small: Experiment) -> None:
-    found = section(report_of(with_tables(small, [ledger()], MEASURED)), "errata")
+    found = section(document(with_tables(small, [ledger()], MEASURED)), "errata")
     (drawn,) = list(tables_of(found))
     (line,) = drawn["rows"]
     assert line[0]["text"] == "TRADES − standard"
     assert (line[1]["text"], line[1]["note"]) == ("−5.0", "−7.0 to −3.0")
     assert drawn["columns"][1]["text"] == "worst case"
-    found = section(report_of(with_tables(small, [ledger()])), "errata")
+    found = section(document(with_tables(small, [ledger()])), "errata")
     assert list(tables_of(found)) == []
 
 
 def test_points_that_lean_on_the_same_ablation_show_its_difference_once(small: Experiment) -> None:
     twice = [POINTS[0], POINTS[0] | {"id": "again"}]
-    made = with_tables(small, [ledger(errata=twice)], MEASURED)
-    path = made.tables / "errata.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    measured = {name: rows[0][name] for name in (field.name for field in fields(Erratum)) if name in MEASURED}
-    rows[1] |= measured
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    (drawn,) = list(tables_of(section(report_of_tables(made), "errata")))
+    arguments = with_tables(small, [ledger(errata=twice)], MEASURED, of="ran again")
+    (drawn,) = list(tables_of(section(document(arguments), "errata")))
     assert len(drawn["rows"]) == 1
-
-
-def report_of_tables(made: Experiment) -> dict[str, Any]:
-    """The document from tables that are there already, errata.csv included."""
-    kept = (made.tables / "errata.csv").read_bytes()
-    arguments = made.arguments()
-    (made.tables / "errata.csv").write_bytes(kept)
-    build(**arguments)
-    found: dict[str, Any] = json.loads((arguments["out"] / "report.json").read_text())
-    return found
 
 
 def test_without_ledgers_of_numbers_both_sections_vanish(tmp_path: Path) -> None:
     made = make(tmp_path, backdoor=False, models=("cnn",))
-    names = [part["id"] for part in report_of(made)["sections"]]
+    names = [part["id"] for part in document(made.arguments())["sections"]]
     assert "published" not in names and "errata" not in names
-    names = [part["id"] for part in report_of(with_tables(made, [ledger()]))["sections"]]
+    names = [part["id"] for part in document(with_tables(made, [ledger()]))["sections"]]
     assert names[-4:] == ["published", "errata", "evidence", "making"]
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the shipped ledgers, on an experiment of nothing else."""
-    made = with_tables(Experiment(tmp_path_factory.mktemp("shipped")), SHIPPED)
-    arguments = {**made.arguments()}
+    arguments = with_tables(Experiment(tmp_path_factory.mktemp("shipped")), SHIPPED)
     build(**arguments)
     return Path(arguments["out"])
 
 
 def test_every_shipped_number_and_every_word_is_on_the_page_and_on_paper(shipped: Path) -> None:
-    document = json.loads((shipped / "report.json").read_text())
+    made = json.loads((shipped / "report.json").read_text())
     page = Page((shipped / "robustness.html").read_text())
     sheets = PdfReader(shipped / "robustness.pdf").pages
     paper = squeezed("\n".join(sheet.extract_text() for sheet in sheets))
     drawn = {tuple(squeezed(cell) for cell in row) for row in page.rows}
-    found = section(document, "published")
+    found = section(made, "published")
     values = [
         c["value"] for table in tables_of(found) for row in table["rows"] for c in row[1:] if "value" in c
     ]
@@ -329,8 +316,8 @@ def test_every_shipped_number_and_every_word_is_on_the_page_and_on_paper(shipped
 
 
 def test_a_number_of_the_page_reads_as_it_was_published(shipped: Path) -> None:
-    document = json.loads((shipped / "report.json").read_text())
-    for table in tables_of(section(document, "published")):
+    made = json.loads((shipped / "report.json").read_text())
+    for table in tables_of(section(made, "published")):
         for row in table["rows"]:
             for c in row[1:]:
                 if "value" in c:
@@ -342,7 +329,6 @@ def test_a_number_of_the_page_reads_as_it_was_published(shipped: Path) -> None:
 def test_markup_in_a_ledger_is_text(tmp_path: Path) -> None:
     evil = '<script>alert("1")</script> *b* #let'
     point = copy.deepcopy(POINTS[2]) | {"paper": evil}
-    made = with_tables(Experiment(tmp_path), [ledger(published=[TABLE | {"note": evil}], errata=[point])])
-    build(**made.arguments())
+    build(**with_tables(Experiment(tmp_path), [ledger(published=[TABLE | {"note": evil}], errata=[point])]))
     text = (tmp_path / "reports" / "robustness.html").read_text()
     assert text.count("<script") == 1 and "".join(Page(text).words).count(evil) == 2

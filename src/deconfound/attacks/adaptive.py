@@ -4,9 +4,9 @@ A defense that trains against more than its classifier's own loss (a style term,
 says which (`defenses.workbench.Composed`); the attack climbs (1 - w) base + w term for every w of a sweep, per image.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,19 +18,7 @@ from deconfound.attacks.scores import SCORES
 from deconfound.attacks.victim import Victim, attacking
 from deconfound.fields import Count, Eps, Fraction01, Positive, hyperparameters
 from deconfound.threat import Norm, ThreatModel
-
-Aim = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Term (n,) of iterates z (n, C, H, W), their features (n, D), logits (n, K) and places in the batch, rows (n,)."""
-
-
-class Term(Protocol):
-    """What a defense trains against besides its classifier's loss; larger is worse for the model."""
-
-    def __call__(self, x: Tensor, y: Tensor, features: Tensor, logits: Tensor) -> Aim:
-        """The term for a batch: clean images (N, C, H, W), labels (N,), their features (N, D) and logits (N, K).
-
-        Rows do not influence each other.
-        """
+from deconfound.types import Term
 
 
 @hyperparameters

@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from deconfound.attacks.adaptive import Aim
 from deconfound.attacks.ascent import Ascent
 from deconfound.attacks.scores import cross_entropy, kl
 from deconfound.defenses.robustly import train_robustly
@@ -34,6 +33,7 @@ from deconfound.optimisers import load_optimizer_tensors, make_optimizer, optimi
 from deconfound.recipe import Recipe
 from deconfound.rng import global_seed
 from deconfound.threat import ThreatModel
+from deconfound.types import Aim
 
 CIFAR = Ascent(threat=ThreatModel(eps=8 / 255), step_size=0.007, steps=10)
 

@@ -14,7 +14,6 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from deconfound.attacks.adaptive import Aim
 from deconfound.attacks.ascent import Ascent
 from deconfound.defenses.losses import Base, base_loss, craft, mart, trades
 from deconfound.defenses.robustly import train_robustly
@@ -28,6 +27,7 @@ from deconfound.models.classifier import Classifier, to_unit
 from deconfound.optimisers import under
 from deconfound.profiles import Profile, masked_cosine, masked_mean
 from deconfound.threat import ThreatModel
+from deconfound.types import Aim
 
 CIFAR = Ascent(threat=ThreatModel(eps=8 / 255), step_size=2 / 255, steps=10, start="gaussian")
 BANK = 128  # training images whose patterns are the negatives of estimates outside of training

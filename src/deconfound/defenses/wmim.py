@@ -10,7 +10,6 @@ from typing import ClassVar
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from deconfound.attacks.adaptive import Aim
 from deconfound.attacks.ascent import Ascent
 from deconfound.defenses.losses import craft
 from deconfound.defenses.namid import CIFAR, Learnt, learn
@@ -19,6 +18,7 @@ from deconfound.defenses.workbench import Adaptive, Defended, Validation, Workbe
 from deconfound.estimators import Bound, Estimators, EstimatorSpec
 from deconfound.fields import NonNegative, hyperparameters
 from deconfound.models.classifier import Classifier
+from deconfound.types import Aim
 
 
 @hyperparameters

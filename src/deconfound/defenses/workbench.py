@@ -6,10 +6,9 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
-from deconfound.attacks.adaptive import Term
 from deconfound.models.classifier import Classifier
 from deconfound.recipe import Recipe
-from deconfound.types import Array, Images, Objective
+from deconfound.types import Array, Images, Objective, Term
 
 Watch = Callable[[int, nn.Module], bool]
 """Called with the number of steps taken and the model in evaluation mode; True ends the training."""

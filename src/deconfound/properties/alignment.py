@@ -34,8 +34,8 @@ class Alignment:
     the label; `output_kl` the same of the network's own outputs. Per run: accuracy of the probe on clean and attacked
     style and their difference; `style_shift`, the mean change of style over the mean change of content W r;
     `content_style_correlation`, mean absolute correlation over images; `basis_residual` |W M B^T| / (|W M| |B|);
-    `style_share`, the share of |r|^2 that is orthogonal to the class directions. Correlation and residual read the basis
-    that the defense trained with, where it had one.
+    `style_share`, the share of |r|^2 that is orthogonal to the class directions. Correlation and residual read the
+    basis that the defense trained with, where it had one.
     """
 
     attack: PGD

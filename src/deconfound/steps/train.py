@@ -57,7 +57,6 @@ def run(
     key = digest([spec, run, code, {name: sha256(path) for name, path in inputs.items()}])
     images, classes = load_images(train)
     held, _ = load_images(val)
-    shape = tuple(images.x.shape[1:])
     seed = int(run["seed"])
     architecture = build(MODELS, spec["model"], at=f"models.{run['model']}")
     recipe = build(
@@ -65,19 +64,13 @@ def run(
     )
     defense = build(DEFENSES, spec["defense"], at=f"defenses.{run['defense']}")
 
-    def network(purpose: str) -> Classifier:
-        with global_seed(generator(seed, "init", purpose)):
-            model: Classifier = architecture(shape, len(classes))
-        model.normalise_like(images.x)
-        return model.to(device)
-
     with only_one(scratch / key):
         trainer = Trainer(images, held, recipe, seed, device, scratch=scratch / key)
         bench = Workbench(
             data=images,
             val=held,
             recipe=recipe,
-            network=network,
+            network=partial(_network, architecture, images, len(classes), seed, device),
             rng=partial(generator, seed),
             fit=trainer.fit,
             start=load_model(start, device) if start else None,
@@ -87,11 +80,26 @@ def run(
         write_weights(out / "model.safetensors", done.model.state_dict())
         write_weights(out / "parts.safetensors", done.parts)
         write_npz(out / "trace.npz", done.trace)
-        about = {"run": dict(run), "spec": dict(spec), "shape": list(shape), "classes": list(classes)}
+        about = {
+            "run": dict(run),
+            "spec": dict(spec),
+            "shape": list(images.x.shape[1:]),
+            "classes": list(classes),
+        }
         about |= {"history": trainer.history, "notes": dict(done.notes), "provenance": provenance(inputs)}
         write_json(out / "run.json", about)
         for state in (scratch / key).glob("*.safetensors"):
             state.unlink()
+
+
+def _network(
+    architecture: Any, images: Images, classes: int, seed: int, device: torch.device, purpose: str
+) -> Classifier:
+    """A fresh network for images like these, normalised for them; the purpose selects the initialisation."""
+    with global_seed(generator(seed, "init", purpose)):
+        model: Classifier = architecture(tuple(images.x.shape[1:]), classes)
+    model.normalise_like(images.x)
+    return model.to(device)
 
 
 def _crafted(path: Path, images: Images) -> torch.Tensor:
