@@ -16,7 +16,8 @@ def number(value: Any) -> Any:
         raise ValueError("expected a number, got a boolean")
     if isinstance(value, str):
         try:
-            return float(Fraction(value.replace(" ", ""))) if "/" in value else float(value)
+            top, slash, bottom = value.replace(" ", "").partition("/")
+            return float(Fraction(top) / Fraction(bottom)) if slash else float(value)
         except (ValueError, ZeroDivisionError):
             raise ValueError(f"expected a number such as 0.03, 1e-3 or 8/255, got {value!r}") from None
     return value

@@ -122,12 +122,13 @@ def test_with_alpha_zero_a_step_is_that_of_the_base_to_the_bit(base: Any) -> Non
 @pytest.mark.parametrize("base", BASES)
 def test_with_alpha_zero_a_run_is_that_of_the_base_to_the_bit_and_trains_no_estimator(base: Any) -> None:
     spec = NAMID(ascent=CLIMB, base=base, alpha=0, trades_beta=2, mart_weight=3)
-    done = spec(workbench(RECIPE)[0])  # neither a start nor a crafted set
     bench, model = workbench(RECIPE)[0], small_network()
     bench.fit(model, plain(base))
-    assert same(dict(done.model.state_dict()), dict(model.state_dict()))
-    assert done.parts == {} and done.notes == {}
-    assert spec.term(done.model, done.parts) is None
+    for given in (workbench(RECIPE)[0], started()[0]):  # it needs neither a start nor a crafted set
+        done = spec(given)
+        assert same(dict(done.model.state_dict()), dict(model.state_dict()))
+        assert done.parts == {} and done.notes == {}
+        assert spec.term(done.model, done.parts) is None
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -409,13 +410,18 @@ def test_what_is_learnt_is_frozen_whatever_it_came_as() -> None:
     assert not any(parameter.requires_grad for parameter in learnt.estimators.parameters())
 
 
-def test_the_bank_holds_the_first_training_images_and_their_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(namid, "BANK", 5)
+@pytest.mark.parametrize(
+    ("size", "places"), [(5, [0, 6, 12, 18, 24]), (7, [0, 4, 8, 12, 17, 21, 25]), (30, [*range(30)])]
+)
+def test_the_bank_holds_evenly_spaced_training_images_and_their_noise(
+    size: int, places: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(namid, "BANK", size)
     bench, _ = started()
     learnt = learn(bench, replace(TINY, batch_size=400))  # more than there are images
-    assert torch.equal(learnt.x, bench.data.x[:5] / 255)
-    assert torch.equal(learnt.noise, _start()[1][:5] - learnt.x)
-    assert learnt.banks().natural.shape == (5, 4, 8)
+    assert torch.equal(learnt.x, bench.data.x[places] / 255)
+    assert torch.equal(learnt.noise, _start()[1][places] - learnt.x)
+    assert learnt.banks().natural.shape == (size, 4, 8)
 
 
 def test_the_warmup_is_standard_training_at_a_constant_rate_with_a_history_of_its_own() -> None:
@@ -478,7 +484,9 @@ def learnt_once() -> Learnt:
 def test_what_was_learnt_comes_back_from_its_file_to_the_bit(tmp_path: Path) -> None:
     learnt = learnt_once()
     write_weights(tmp_path / "parts.safetensors", learnt.tensors())
+    state = torch.get_rng_state()
     loaded = Learnt.load(TINY, 3, read_weights(tmp_path / "parts.safetensors"))
+    assert torch.equal(torch.get_rng_state(), state)
     assert same(loaded.tensors(), learnt.tensors()) and same(list(loaded.banks()), list(learnt.banks()))
     assert not any(module.training for module in loaded.estimators.modules())
     assert not any(parameter.requires_grad for parameter in loaded.estimators.parameters())

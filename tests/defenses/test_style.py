@@ -127,6 +127,9 @@ def test_a_group_that_comes_late_begins_with_its_own_moments() -> None:
     z, y = groups()
     early = y[:50].clone().clamp_max(K - 2)
     found = moments([(z[:50], early), (z[50:], torch.full((40,), K - 1))], forget=0.3)
+    before = moments([(z[:50], early)], forget=0.3)
+    for name, value in found.named_buffers():  # the others had no rows in the second batch
+        assert torch.equal(value[:-1], before.get_buffer(name)[:-1])
     assert torch.allclose(found.mean[-1], z[50:].mean(0), atol=1e-10)
     assert torch.allclose(found.covariance[-1], torch.cov(z[50:].T, correction=0), atol=1e-10)
 

@@ -205,6 +205,13 @@ def test_a_table_that_is_not_compared_says_why(
     assert not any("measured" in c.get("note", "") for line in drawn["rows"] for c in line[1:])
 
 
+def test_a_network_may_carry_the_name_of_the_paper(small: Experiment) -> None:
+    for paper, model, compared in (("NN", "C", True), ("P", "C", False), ("P", "cn-n", True)):
+        made = with_tables(small, [ledger(paper=paper, published=[TABLE | {"model": model}])])
+        (drawn,) = list(tables_of(section(document(made), "published")))
+        assert ("measured" in cell(drawn, "TRADES", "PGD-20").get("note", "")) == compared
+
+
 def test_a_number_behind_a_failed_gate_carries_its_dagger_here_too(tmp_path: Path) -> None:
     made = make(tmp_path, backdoor=False, models=("cnn",))
     for row in made.rows["summary"]:

@@ -98,6 +98,14 @@ class Learnt:
         self.estimators = estimators.eval().requires_grad_(False)
         self.x, self.noise = x, noise
 
+    @staticmethod
+    def of(estimators: Estimators, x: Tensor, x_adv: Tensor) -> "Learnt":
+        """With a bank from images (N, C, H, W): BANK of them, evenly spaced, since a folder's come sorted by class."""
+        size, device = min(BANK, len(x)), next(estimators.parameters()).device
+        chosen = torch.arange(size) * len(x) // size
+        clean = to_unit(x[chosen].to(device))
+        return Learnt(estimators, clean, x_adv[chosen].to(device) - clean)
+
     def banks(self) -> Banks:
         """Features of the patterns."""
         return self.estimators.banks(self.x, self.noise)
@@ -111,7 +119,8 @@ class Learnt:
     def load(spec: EstimatorSpec, classes: int, parts: Mapping[str, Tensor]) -> "Learnt":
         """From the tensors beside a checkpoint."""
         x = parts["bank/x"]
-        estimators = Estimators(spec, (x.shape[1], x.shape[2], x.shape[3]), classes)
+        with torch.random.fork_rng(devices=()):  # the weights that are drawn here are replaced
+            estimators = Estimators(spec, (x.shape[1], x.shape[2], x.shape[3]), classes)
         estimators.load_state_dict(under(parts, "estimators/"))
         return Learnt(estimators.to(x.device), x, parts["bank/noise"])
 
@@ -125,9 +134,7 @@ def learn(bench: Workbench, spec: EstimatorSpec) -> Learnt:
     data, size = bench.data, min(spec.batch_size, len(bench.data.y))
     spec = replace(spec, batch_size=size)
     found = train_estimators(spec, bench.start, data.x, bench.crafted, data.y, rng=bench.rng("estimators"))
-    device = next(found.parameters()).device
-    x, x_adv = to_unit(data.x[:BANK].to(device)), bench.crafted[:BANK].to(device)
-    return Learnt(found, x, x_adv - x)
+    return Learnt.of(found, data.x, bench.crafted)
 
 
 class InformationAlignment:

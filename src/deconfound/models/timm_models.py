@@ -45,11 +45,12 @@ class TimmModel:
 
     options: passed to the architecture (drop_path_rate, img_size, patch_size, ...). small_stem: keep the
     resolution of pictures up to 64 pixels; switch off for architectures that are made for small images.
-    Transformers keep the patches that their options ask for.
+    Transformers keep the patches that their options ask for. bias: whether the last linear layer has one.
     """
 
     name: str
     small_stem: bool = True
+    bias: bool = True
     options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("name")
@@ -76,6 +77,8 @@ class TimmModel:
         if not isinstance(head, nn.Linear):
             found = type(head).__name__
             raise ConfigError(f"models: {self.name} has no single linear layer at its end (found {found})")
+        if not self.bias:
+            head.register_parameter("bias", None)
         return Classifier(_Body(model), head, channels=shape[0])
 
 

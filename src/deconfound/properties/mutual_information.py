@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deconfound.attacks.pgd import PGD
-from deconfound.defenses.namid import BANK, Learnt
+from deconfound.defenses.namid import Learnt
 from deconfound.estimator_training import train_estimators
 from deconfound.estimators import Banks, Bound, Estimators, EstimatorSpec, Training, profile
 from deconfound.fields import Count, hyperparameters
 from deconfound.measures import auroc
-from deconfound.models.classifier import to_unit
 from deconfound.profiles import Profile, gaps, masked_cosine, select
 from deconfound.properties.subject import Found, Subject
 
@@ -72,8 +71,7 @@ class MutualInformation:
         found = train_estimators(
             spec, subject.model, x, x_adv.cpu(), y, rng=subject.rng(f"property estimators {training}")
         )
-        clean, noisy = to_unit(x[:BANK].to(subject.device)), x_adv[:BANK].to(subject.device)
-        return Learnt(found, clean, noisy - clean)
+        return Learnt.of(found, x, x_adv)
 
     @torch.no_grad()
     def _read(

@@ -162,8 +162,14 @@ def measured(row: Published, inputs: Inputs) -> str:
 def candidate(row: Published, found: Summary | PerClass) -> bool:
     """Are data set, network, defense and metric of a measured row those of a published one?"""
     curve = isinstance(found, Summary) and found.curve
-    place = (fold(found.dataset), fold(found.model), found.defense, found.metric, found.poison)
-    return not curve and place == (fold(row.dataset), fold(row.model), row.defense, row.metric, "clean")
+    place = (fold(found.dataset), found.defense, found.metric, found.poison)
+    same = place == (fold(row.dataset), row.defense, row.metric, "clean")
+    return same and not curve and fold(found.model) in networks(row)
+
+
+def networks(row: Published) -> set[str]:
+    """What an experiment may call a published number's network: ResNet-18 is `resnet18` or `resnet18_namid`."""
+    return {fold(row.model), fold(row.model + row.paper)}
 
 
 def attack(row: Published) -> str:
@@ -188,7 +194,7 @@ def reason(rows: Sequence[Published], inputs: Inputs) -> str:
     here = [row for row in found if fold(row.dataset) in map(fold, datasets)]
     if not here:
         return f"Not compared: the experiment has no run on {listing(datasets) or 'such data'}."
-    models = {fold(row.model) for row in rated}
+    models = {name for row in rated for name in networks(row)}
     if not (here := [row for row in here if fold(row.model) in models]):
         names = list(dict.fromkeys(row.model for row in rated))
         words = f"no {names[0]}" if len(names) == 1 and names[0] else "none of these networks"

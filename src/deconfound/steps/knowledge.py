@@ -1,6 +1,7 @@
 """What a step knows of a trained model beyond its weights, and what it measures with that."""
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +54,7 @@ class Knowledge:
 def measure(
     evaluation: Evaluation, known: Knowledge, train: Path | None, blocks: Mapping[str, Any]
 ) -> tuple[list[dict[str, str]], dict[str, float]]:
-    """Properties by name: values per attacked image, packed for storing, and numbers of the run."""
+    """Properties by name: values per attacked image, packed for storing, and the numbers of the run that there were."""
     values: list[dict[str, str]] = []
     numbers: dict[str, float] = {}
     if not blocks or train is None:
@@ -75,7 +76,7 @@ def measure(
             found = build(PROPERTIES, block, at=f"properties.{name}")(subject)
             for key, array in found.values.items():
                 values.append({"name": key, "subset": evaluation.subset, "values": _packed(array)})
-            numbers |= dict(found.numbers)
+            numbers |= {key: number for key, number in found.numbers.items() if not math.isnan(number)}
             tick(name)
     return values, numbers
 
