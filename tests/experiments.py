@@ -113,8 +113,11 @@ def evaluation(
     test: Sequence[int],
     measures: Mapping[str, float] | None = None,
     gate: Mapping[str, Any] | None = None,
+    values: Mapping[str, Sequence[float]] | None = None,
 ) -> Path:
-    """Write the evaluation of a run dataset/poison/model/defense/seed; test: true labels of the test split."""
+    """Write the evaluation of a run dataset/poison/model/defense/seed; test: true labels of the test split; values: a
+    number per test image, by name.
+    """
     dataset, poison, model, defense, seed = run.split("/")
     totals = {found["subset"]: found["total"] for found in entries}
     labels = {name: [0] * total for name, total in totals.items()} | {"test": list(test)}
@@ -124,6 +127,14 @@ def evaluation(
         "subsets": {k: base64.b64encode(np.array(v, "<u2").tobytes()).decode() for k, v in labels.items()},
         "entries": list(entries),
         "measures": dict(measures or {}),
+        "values": [
+            {
+                "name": name,
+                "subset": "test",
+                "values": base64.b64encode(np.array(found, "<f4").tobytes()).decode(),
+            }
+            for name, found in (values or {}).items()
+        ],
         "gate": gate,
         "costs": [],
         "provenance": {},

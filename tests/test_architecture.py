@@ -17,7 +17,7 @@ LAYERS = [
     ["errors"],
     ["types", "torchvision_operators"],
     ["fields"],
-    ["gate"],
+    ["gate", "calibration_spec"],
     ["rng", "threat", "registry", "storage", "fingerprint", "progress", "device"],
     ["data"],
     ["poisons"],

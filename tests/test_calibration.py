@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from deconfound import calibration
 from deconfound.calibration import (
     BOUNDS,
-    Calibration,
     Critics,
     calibrate,
     correlation,
@@ -24,9 +24,11 @@ from deconfound.calibration import (
     readings,
     verdict,
 )
+from deconfound.calibration_spec import Calibration
 from deconfound.decomposition import Decomposition, coupling, decompose, entropy, information, synergy
 from deconfound.errors import ConfigError
 from deconfound.information import donsker_varadhan, info_nce, nguyen_wainwright_jordan, rows
+from deconfound.rng import generator
 from deconfound.steps import calibrate as step
 
 LOG2 = math.log(2)
@@ -123,6 +125,18 @@ def test_a_level_does_not_depend_on_the_others() -> None:
     alone = readings(small(levels=(1.0, 2.0), steps=20), BOUNDS["info_nce"])
     among = readings(small(levels=(0.0, 1.0, 2.0, 4.0), steps=20), BOUNDS["info_nce"])
     assert torch.allclose(alone, among[:, :, 1:3], atol=1e-3)
+
+
+def test_every_seed_has_first_weights_and_draws_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def record(seed: int, *purpose: str | int) -> torch.Generator:
+        asked.append((seed, *purpose))
+        return generator(seed, *purpose)
+
+    monkeypatch.setattr(calibration, "generator", record)
+    readings(small(seed=7, steps=1, batches=2), BOUNDS["info_nce"])
+    assert sorted(asked) == [(7, "calibration", kind, seed) for kind in ("draws", "init") for seed in (0, 1)]
 
 
 def test_every_bound_is_read_with_its_own_formula() -> None:

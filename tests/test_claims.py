@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deconfound.claims import COLUMNS, errata_table, judge, verdict
 from deconfound.ledger import Ledger
 from deconfound.results import Results, load
-from deconfound.statistics import Interval, difference, mean, rate
+from deconfound.statistics import Interval, crossed_mean, difference, mean, rate
 from experiments import entry, evaluation, hits, results
 
 CLAIM: dict[str, Any] = {
@@ -115,6 +115,31 @@ def test_a_ledger_turns_runs_into_verdicts(
 ) -> None:
     (row,) = rows(trained(tmp_path, a=HIGH, b=LOW), {"direction": direction, "margin": margin})
     assert row["verdict"] == expected
+
+
+def per_image(folder: Path, name: str, **defenses: list[list[float]]) -> Results:
+    """Runs with a number per image, a list per seed."""
+    paths = [
+        evaluation(folder, f"d/clean/m/{defense}/{seed}", [], test=[0] * len(found), values={name: found})
+        for defense, seeds in defenses.items()
+        for seed, found in enumerate(seeds)
+    ]
+    return load(paths)
+
+
+def test_a_number_per_image_is_judged_by_the_difference_paired_over_seeds_and_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=50)  # a part that both share, and that the pairs cancel
+    one, two = ([list(images + shift + 0.1 * rng.normal(size=50)) for _ in range(3)] for shift in (1.0, 0.5))
+    found = per_image(tmp_path, "output_kl", a=one, b=two)
+    (row,) = rows(found, {"metric": "output_kl"})
+    expected = crossed_mean(np.float32(one).astype(float) - np.float32(two).astype(float))
+    assert (row["effect"], row["low"], row["high"]) == pytest.approx(expected, rel=1e-9)
+    assert (row["verdict"], row["seeds"]) == ("supported", 3) and row["high"] - row["low"] < 0.2
+    (alone,) = rows(found, {"metric": "output_kl", "control": None})
+    assert alone["effect"] == pytest.approx(np.mean(one), rel=1e-6) and alone["high"] - alone["low"] > 0.4
+    (other,) = rows(found, {"metric": "output_kl", "control": {"defense": "gone"}})
+    assert other["verdict"] == "not run at this scale"
 
 
 def test_without_a_control_the_metric_itself_is_judged(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from deconfound.experiment import TABLES, Experiment
 from deconfound.fingerprint import closure
 from deconfound.models import MODELS
 from deconfound.poisons import POISONS
+from deconfound.properties import PROPERTIES
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -25,16 +26,20 @@ NEEDS = {
     "data": ["deconfound.steps.fetch", "deconfound.steps.poison", *modules(DATASETS, POISONS)],
     "models": ["deconfound.steps.train", "deconfound.defenses.standard", *modules(MODELS)],
     "attacks": ["deconfound.steps.attack", *modules(ATTACKS, MODELS)],
-    "defenses": ["deconfound.steps.train", *modules(DEFENSES, MODELS)],
-    "evaluations": ["deconfound.steps.evaluate", *modules(ATTACKS, MODELS)],
+    "defenses": ["deconfound.steps.train", "deconfound.steps.attack", *modules(DEFENSES, MODELS, ATTACKS)],
+    "evaluations": [
+        "deconfound.steps.evaluate",
+        "deconfound.steps.calibrate",
+        *modules(ATTACKS, MODELS, PROPERTIES, DEFENSES),
+    ],
     "report": ["deconfound.steps.claims", "deconfound.steps.report", "deconfound.steps.timings"],
 }
 PARAMETERS = {  # sections of an experiment that shape a stage's jobs or how many there are
     "data": {"seeds", "datasets", "poisons", "studies"},
     "models": {"seeds", "models", "recipes", "studies", "defenses"},
     "attacks": {"seeds", "attacks", "studies"},
-    "defenses": {"seeds", "models", "recipes", "studies", "defenses"},
-    "evaluations": {"seeds", "attacks", "studies"},
+    "defenses": {"seeds", "models", "recipes", "studies", "defenses", "attacks"},
+    "evaluations": {"seeds", "attacks", "studies", "properties", "calibration", "defenses"},
 }
 
 

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +123,38 @@ def test_an_evaluation_reads_the_poisoned_set_of_its_run_and_the_images_of_its_t
     assert made.scoring_options(CLEAN) == f"--stored transfer={stored}"
     assert made.scoring_files(POISONED) == ["data/poisoned/digits/badnets/seed0.npz"]
     assert made.scoring_options(POISONED) == "--poisoned data/poisoned/digits/badnets/seed0.npz"
+
+
+def test_a_training_reads_the_run_that_it_starts_from_and_the_set_crafted_on_it() -> None:
+    made = graph({"defenses.cbd.starts_from": "standard", "defenses.cbd.crafted_by": "pgd"})
+    asked = SimpleNamespace(dataset="digits", poison="badnets", model="cnn", defense="cbd", seed="1")
+    crafted = "data/crafted/digits/badnets/cnn/standard/seed1/pgd.npz"
+    assert made.start_files(asked)[-1] == crafted
+    folder = "checkpoints/base/digits/badnets/cnn/standard/seed1"
+    assert made.start_option(asked) == f"--start {folder} --crafted {crafted}"
+    assert "craft/digits/badnets/cnn/standard/seed1/pgd.tsv" in made.timings
+    asked.defense = "standard"
+    assert made.start_files(asked) == [] and made.start_option(asked) == ""
+
+
+def test_an_evaluation_with_properties_reads_what_the_run_was_trained_on() -> None:
+    block = {"kind": "vulnerability", "attack": {"eps": 0.1}}
+    made = graph({"properties.classes": block, "studies.backdoor.properties": ["classes"]})
+    poisoned = "data/poisoned/digits/badnets/seed1.npz"
+    asked = SimpleNamespace(dataset="digits", poison="badnets", model="cnn", defense="cbd", seed="1")
+    assert made.scoring_files(asked) == [poisoned]
+    assert made.scoring_options(asked) == f"--poisoned {poisoned} --train {poisoned}"
+    asked.poison, asked.defense = "clean", "trades"
+    assert "--train" not in made.scoring_options(asked)
+
+
+def test_a_calibration_is_made_where_the_experiment_asks_for_it() -> None:
+    assert graph().calibrations == [] == graph().pages
+    made = graph({"calibration": {"seeds": 2}})
+    assert made.calibrations == ["results/calibration/tiny.json"]
+    assert made.pages == ["reports/calibration.html"]
+    assert json.loads(made.calibration_spec())["seeds"] == 2
+    assert "calibrate/tiny.tsv" in made.timings and made.listing()["calibration"] == made.calibrations
 
 
 def test_two_transfers_of_one_stored_set_read_it_once() -> None:

@@ -225,7 +225,8 @@ DEFENDED = {
         adml_true adml_fooled adml_without_clean adml_mean_d2 adml_contrast""",
     "namid": """
         namid namid_t namid_m namid_random namid_shuffled namid_eq5 namid_max_only namid_lambda0 namid_no_natural
-        namid_no_adversarial namid_alpha0 namid_alpha1 namid_alpha5 namid_alpha10 wmim""",
+        namid_no_adversarial namid_alpha0 namid_alpha1 namid_alpha5 namid_alpha10 namid_t_alpha0
+        namid_m_alpha0 wmim""",
 }
 
 

@@ -1,3 +1,4 @@
+import re
 from itertools import product
 from typing import Any
 
@@ -138,6 +139,45 @@ def test_a_defense_starts_from_the_run_with_its_own_data_poison_model_and_seed()
     assert found.start(run("digits/badnets/cnn/cbd/seed1")) == run("digits/badnets/cnn/standard/seed1")
     assert found.start(run("digits/badnets/cnn/standard/seed1")) is None
     assert "starts_from" not in found.training(run("digits/badnets/cnn/cbd/seed1"))["defense"]
+
+
+def test_a_defense_may_name_its_recipe_and_the_attack_whose_images_it_learns_from() -> None:
+    found = plan(
+        {
+            "recipes.long": {"epochs": 9},
+            "defenses.cbd.starts_from": "standard",
+            "defenses.cbd.crafted_by": "pgd",
+            "defenses.cbd.recipe": "long",
+        }
+    )
+    cbd, base = run("digits/badnets/cnn/cbd/seed1"), run("digits/badnets/cnn/standard/seed1")
+    assert (found.training(cbd)["training"]["epochs"], found.training(base)["training"]["epochs"]) == (9, 1)
+    assert found.crafted_for(cbd) == (base, "pgd") and found.crafted_for(base) is None
+    assert not {"starts_from", "crafted_by", "recipe"} & set(found.training(cbd)["defense"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"recipe": "lng"}, "defenses.cbd.recipe: expected a name defined in this experiment, got 'lng'"),
+        ({"crafted_by": "pgd"}, "defenses.cbd.crafted_by: expected starts_from beside it"),
+        ({"starts_from": "standard", "crafted_by": "pdg"}, "did you mean 'pgd'"),
+        ({"starts_from": "standard", "crafted_by": "transfer"}, "got the transfer 'transfer'"),
+        ({"kind": "namid", "starts_from": "standard"}, "defenses.cbd.crafted_by: required key is missing"),
+    ],
+)
+def test_what_a_defense_cannot_start_with_is_refused(changes: dict[str, Any], said: str) -> None:
+    block = {"kind": "trades"} | changes
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        plan({"defenses.cbd": block})
+
+
+def test_a_run_is_measured_by_the_properties_of_its_studies() -> None:
+    block = {"kind": "vulnerability", "attack": {"eps": 0.1}}
+    found = plan({"properties.classes": block, "studies.evasion.properties": ["classes"]})
+    asked = found.attacks(run("digits/clean/cnn/trades/seed0"))["properties"]
+    assert asked.keys() == {"classes"} and asked["classes"]["attack"]["steps"] == 20
+    assert found.attacks(run("digits/badnets/cnn/cbd/seed0"))["properties"] == {}
 
 
 def test_a_training_is_told_its_model_recipe_and_defense_with_all_defaults() -> None:

@@ -12,7 +12,7 @@ from deconfound.comparisons import paired_p
 from deconfound.errors import DataError
 from deconfound.plan import Run
 from deconfound.results import Cell, Key, load
-from deconfound.statistics import difference, rate, wilson
+from deconfound.statistics import crossed_mean, difference, rate, wilson
 from deconfound.steps import claims as step
 from experiments import entry, evaluation, hits, results
 
@@ -192,6 +192,24 @@ def test_measures_are_a_row_per_run_and_name(tmp_path: Path) -> None:
     ]
 
 
+def test_properties_have_the_interval_over_seeds_and_images_of_all_and_of_each_class(tmp_path: Path) -> None:
+    found = [[0.0, 1.0, 2.0, 5.0], [1.0, 1.0, 4.0, 4.0]]
+    paths = [
+        evaluation(tmp_path, f"d/clean/m/a/{seed}", TWO, test=[0, 0, 1, 1], values={"theta": values})
+        for seed, values in enumerate(found)
+    ]
+    table = rows(tables.properties_table(load(paths)))
+    assert [(row["measure"], row["label"], row["total"], row["seeds"]) for row in table] == [
+        ("theta", "", 4, 2),
+        ("theta", "null", 2, 2),
+        ("theta", "eins", 2, 2),
+    ]
+    assert [row["value"] for row in table] == [2.25, 0.75, 3.75]
+    expected = crossed_mean(np.array(found))
+    assert (table[0]["low"], table[0]["high"]) == (expected.low, expected.high)
+    assert tables.properties_table(load([])).empty
+
+
 def test_a_subset_without_examples_breaks_no_table(tmp_path: Path) -> None:
     nothing = entry("target_recall", "none", "", "target")
     path = evaluation(tmp_path, "d/bad/m/a/0", [*TWO, nothing], test=TEST)
@@ -248,7 +266,10 @@ def test_the_step_writes_all_tables_and_the_same_bytes_again(tmp_path: Path) -> 
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == [
         f"{n}.csv"
-        for n in ("claims", "costs", "differences", "measures", "per_class", "results", "summary", "trust")
+        for n in (
+            *("claims", "costs", "differences", "errata", "measures", "per_class", "properties", "published"),
+            *("results", "summary", "trust"),
+        )
     ]
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -18,11 +18,13 @@ from torch.nn import functional as F
 
 from deconfound import training
 from deconfound.defenses.standard import cross_entropy
-from deconfound.errors import ConfigError, UserError
+from deconfound.defenses.workbench import Pace
+from deconfound.errors import ConfigError, DataError, UserError
+from deconfound.models.classifier import Classifier
 from deconfound.optimisers import batches, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from deconfound.recipe import Recipe
 from deconfound.steps import train as train_step
-from deconfound.storage import read_json, read_npz, read_weights
+from deconfound.storage import read_json, read_npz, read_weights, write_npz
 from deconfound.training import augment, only_one
 
 RECIPE = Recipe(epochs=3, batch_size=8)
@@ -64,6 +66,20 @@ def test_a_schedule_passes_through_its_known_points(schedule: Any, rates: dict[f
     recipe = Recipe(lr=0.4, schedule=schedule, milestones=(0.5, 0.8))
     for progress, rate in rates.items():
         assert recipe.lr_at(progress) == pytest.approx(0.4 * rate, abs=1e-12)
+
+
+def test_a_cyclic_rate_peaks_where_it_is_told_and_momentum_runs_against_it() -> None:
+    recipe = Recipe(lr=0.4, schedule="cyclic", peak=0.5, momentum=0.9, cycle_momentum=0.8)
+    found = [(recipe.lr_at(progress), recipe.momentum_at(progress)) for progress in (0, 0.25, 0.5, 0.75)]
+    assert np.allclose(found, [(0, 0.9), (0.2, 0.85), (0.4, 0.8), (0.2, 0.85)])
+    assert Recipe(schedule="cyclic").momentum_at(0.2) == 0.9
+    assert Recipe(schedule="cosine", cycle_momentum=0.8).momentum_at(0.5) == 0.9
+
+
+def test_the_last_batch_is_left_out_when_asked_unless_it_is_full_or_the_only_one() -> None:
+    assert batches(10, 4, drop_last=True) == [slice(0, 4), slice(4, 8)]
+    assert batches(8, 4, drop_last=True) == [slice(0, 4), slice(4, 8)]
+    assert batches(3, 4, drop_last=True) == [slice(0, 3)]
 
 
 class Watched:
@@ -164,6 +180,78 @@ def test_the_accuracy_in_the_history_is_that_on_val_after_the_epoch() -> None:
         guess = model.eval()(bench.val.x.float() / 255).argmax(1)
     accuracy = float((guess == bench.val.y).double().mean())
     assert trainer.history["model"][-1]["val_accuracy"] == pytest.approx(accuracy) and accuracy > 0.6
+
+
+class Told(Watched):
+    """Remembers where it was told that the training stands, and when a step was over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[Any] = []
+        self.after: list[Tensor] = []
+
+    def pace(self, at: Pace) -> None:
+        assert len(self.places) == len(self.batches)  # before its batch
+        self.places.append(at)
+
+    def after_step(self, model: nn.Module) -> None:
+        assert isinstance(model, Classifier)
+        self.after.append(model.head.weight.detach().clone())
+        with torch.no_grad():
+            model.head.weight.add_(1.0)
+
+
+def test_an_objective_is_told_where_the_training_stands_before_each_batch() -> None:
+    told = Told()
+    workbench(RECIPE)[0].fit(small_network(), told)
+    epochs = [epoch for epoch in range(3) for _ in range(BATCHES)]
+    assert [at.epoch for at in told.places] == epochs and {at.epochs for at in told.places} == {3}
+    assert np.allclose([at.fraction for at in told.places], np.arange(12) / 12)
+    assert [at.ramp for at in told.places] == [epoch / 3 for epoch in epochs]
+
+
+def test_an_objective_may_put_weights_right_after_the_step_of_the_optimiser() -> None:
+    recipe = Recipe(epochs=1, batch_size=30, lr=0.1)
+    plain, told, model = small_network(), Told(), small_network()
+    workbench(recipe)[0].fit(plain, cross_entropy)
+    workbench(recipe)[0].fit(model, told)
+    assert torch.equal(told.after[0], plain.head.weight)
+    assert torch.equal(model.head.weight, plain.head.weight + 1)
+
+
+def test_the_average_of_the_weights_is_the_recursion_by_hand_and_is_what_remains() -> None:
+    class Recorded(Watched):
+        def after_step(self, model: nn.Module) -> None:
+            states.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    states: list[dict[str, Tensor]] = []
+    model = small_network()
+    workbench(Recipe(epochs=3, batch_size=8, average=0.75))[0].fit(model, Recorded())
+    expected = states[0]
+    for state in states[1:]:
+        expected = {name: 0.75 * expected[name] + 0.25 * value for name, value in state.items()}
+    for name in ("head.weight", "body.2.running_mean"):
+        assert torch.allclose(model.state_dict()[name], expected[name], atol=1e-6)
+    assert not torch.allclose(model.head.weight, states[-1]["head.weight"], atol=1e-4)
+
+
+@pytest.mark.parametrize(("keep_best", "epoch"), [(True, 2), (False, 4)])
+def test_validation_is_recorded_and_the_first_of_the_best_epochs_can_be_kept(
+    keep_best: bool, epoch: int
+) -> None:
+    weights: list[Tensor] = []
+    scores = iter([0.1, 0.7, 0.3, 0.7])
+
+    def validate(model: Classifier) -> float:
+        assert not model.training
+        weights.append(model.head.weight.detach().clone())
+        return next(scores)
+
+    bench, trainer = workbench(Recipe(epochs=4, batch_size=8))
+    model = small_network()
+    bench.fit(model, cross_entropy, validate=validate, keep_best=keep_best)
+    assert [record["val_robust"] for record in trainer.history["model"]] == [0.1, 0.7, 0.3, 0.7]
+    assert torch.equal(model.head.weight, weights[epoch - 1])
 
 
 def test_a_watch_sees_its_steps_in_evaluation_mode_and_ends_the_training() -> None:
@@ -297,6 +385,8 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "standard, sgd": ({"kind": "standard"}, {}),
     "standard, adam": ({"kind": "standard"}, {"optimizer": "adam", "lr": 0.01}),
     "adversarial training": ({"kind": "adversarial_training", "ascent": ASCENT}, {"crop": 1, "flip": True}),
+    "averaged": ({"kind": "standard"}, {"average": 0.9}),
+    "early stopping": ({"kind": "trades", "ascent": ASCENT, "validation": "best"}, {}),
     "cbd": ({"kind": "cbd", "biased_epochs": 2, "mi_weight": 0.5}, {}),
     "cbd by the epoch": (
         {"kind": "cbd", "biased_epochs": 2, "mi_weight": 0.5, "alternate": "epoch", "lipschitz": "released"},
@@ -321,6 +411,7 @@ def run(folder: Path, name: str = "standard, sgd", *, seed: int = 0, **files: Pa
         out=folder / "out",
         device=CPU,
         scratch=folder / "scratch",
+        crafted=files.get("crafted"),
     )
     return folder / "out"
 
@@ -486,6 +577,14 @@ def test_the_labels_of_train_do(tmp_path: Path) -> None:
     images = tiny_images()
     moved = write_images(tmp_path / "moved.npz", images._replace(y=images.y.flip(0)))
     assert outcome(run(tmp_path / "a"))["weights"] != outcome(run(tmp_path / "b", train=moved))["weights"]
+
+
+def test_a_crafted_set_of_other_images_is_refused(tmp_path: Path) -> None:
+    write_npz(tmp_path / "crafted.npz", {"x_adv": np.zeros((3, 1, 4, 4), np.float32)})
+    with pytest.raises(
+        DataError, match=r"crafted.npz: expected one adversarial image per training image \(30,"
+    ):
+        run(tmp_path, crafted=tmp_path / "crafted.npz")
 
 
 def test_a_wrong_training_block_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

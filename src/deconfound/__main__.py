@@ -11,16 +11,22 @@ import typer
 
 from deconfound.errors import UserError
 from deconfound.options import (
+    ChannelsLast,
     Code,
+    Crafted,
+    Fold,
     Gpu,
     ModelFolder,
     Out,
     PlanFile,
+    PoisonedFile,
+    PropertyTrainFile,
     RunText,
     Scratch,
     Seed,
     Spec,
     Start,
+    Stored,
     TestFile,
     Threads,
     TrainFile,
@@ -155,9 +161,7 @@ def defend(
     run: RunText,
     out: Out,
     start: Start = None,
-    crafted: Annotated[
-        Path | None, typer.Option(help="The training set as an attack on that model returned it (npz).")
-    ] = None,
+    crafted: Crafted = None,
     scratch: Scratch = Path("scratch"),
     threads: Threads = 1,
     gpu: Gpu = 1,
@@ -200,18 +204,11 @@ def evaluate(
     test: TestFile,
     spec: Spec,
     out: Out,
-    poisoned: Annotated[Path | None, typer.Option(help="Poisoned set of the run (npz), for ASR.")] = None,
-    stored: Annotated[
-        list[str] | None, typer.Option(help="NAME=FILE: crafted images of a transfer attack.")
-    ] = None,
-    fold: Annotated[
-        bool, typer.Option(help="Attack a copy without batch norms that computes the same.")
-    ] = True,
-    channels_last: Annotated[
-        bool | None,
-        typer.Option(help="Memory order of attacked images; by default whichever is usually faster."),
-    ] = None,
-    train: Annotated[Path | None, typer.Option(help="Training set (npz), for properties.")] = None,
+    poisoned: PoisonedFile = None,
+    stored: Stored = None,
+    fold: Fold = True,
+    channels_last: ChannelsLast = None,
+    train: PropertyTrainFile = None,
     scratch: Scratch = Path("scratch"),
     threads: Threads = 1,
     gpu: Gpu = 1,
@@ -251,6 +248,19 @@ def evaluate(
 
 
 @app.command()
+def calibrate(spec: Spec, out: Out, threads: Threads = 1, code: Code = "") -> None:
+    """Measure how far estimates of mutual information can be trusted, on Gaussians whose information is known.
+
+    Example: deconfound calibrate --spec '{"seeds": 4}' --out calibration.json
+    """
+    from deconfound.device import setup
+    from deconfound.steps import calibrate as step
+
+    setup(threads=threads, gpu=False)
+    step.run(spec=spec, out=out)
+
+
+@app.command()
 def claims(plan: PlanFile, out: Out, code: Code = "") -> None:
     """Tabulate all evaluations with intervals, and judge the claims of the ledgers.
 
@@ -258,10 +268,12 @@ def claims(plan: PlanFile, out: Out, code: Code = "") -> None:
     """
     from deconfound.steps import claims as step
 
-    found = listing(plan, "evaluations", "ledgers", "controls")
+    found = listing(plan, "evaluations", "ledgers", "controls", "calibration")
     evaluations = [Path(path) for path in found["evaluations"]]
     ledgers = [Path(path) for path in found["ledgers"]]
-    step.run(evaluations=evaluations, ledgers=ledgers, controls=found["controls"], out=out)
+    calibration = [Path(path) for path in found["calibration"]]
+    paths = {"evaluations": evaluations, "ledgers": ledgers, "calibration": calibration}
+    step.run(**paths, controls=found["controls"], out=out)
 
 
 @app.command()
@@ -272,7 +284,7 @@ def report(plan: PlanFile, out: Out, code: Code = "") -> None:
     """
     from deconfound.steps import report as step
 
-    keys = ("experiment", "file", "runs", "adversarial", "poisoned", "clean")
+    keys = ("experiment", "file", "runs", "adversarial", "poisoned", "clean", "calibration")
     step.run(plan=listing(plan, *keys), out=out)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from deconfound.attacks import ATTACKS
+from deconfound.calibration_spec import Calibration
 from deconfound.data import DATASETS
 from deconfound.defenses import DEFENSES
 from deconfound.fields import Count, Eps, Natural, OpenFraction, hyperparameters
@@ -107,7 +108,10 @@ class Study(_Strict):
 
 
 class Experiment(_Strict):
-    """Named parts, and studies that combine them. Names become wildcards in paths, values never do."""
+    """Named parts, and studies that combine them. Names become wildcards in paths, values never do.
+
+    calibration: measure how far estimates of mutual information can be trusted, and write a page about it.
+    """
 
     name: Name
     title: str = ""
@@ -121,6 +125,7 @@ class Experiment(_Strict):
     poisons: dict[Name, Block] = {}
     attacks: dict[Name, Block] = {}
     properties: dict[Name, Block] = {}
+    calibration: Calibration | None = None
     defenses: dict[Name, Block] = Field(min_length=1)
     studies: dict[Name, Study] = Field(min_length=1)
 

@@ -89,13 +89,25 @@ class Graph:
         return [evaluation(run) for run in self.runs]
 
     @property
+    def calibrations(self) -> list[str]:
+        """File of the calibration of estimates of mutual information, where the experiment asks for it."""
+        wanted = self.experiment.calibration is not None
+        return [f"results/calibration/{self.experiment.name}.json"] if wanted else []
+
+    @property
+    def pages(self) -> list[str]:
+        """Pages beside the report."""
+        return [f"{self.experiment.reports}/calibration.html"] if self.calibrations else []
+
+    @property
     def timings(self) -> list[str]:
         """Benchmark files of all jobs, below their folder."""
         datasets = sorted({run.dataset for run in self.runs})
         poisons = sorted(
             {f"poison/{r.dataset}/{r.poison}/seed{r.seed}.tsv" for r in self.runs if r.poison != CLEAN}
         )
-        named = [f"{rule}/{self.experiment.name}.tsv" for rule in ("plan", "claims", "report")]
+        rules = ("plan", "claims", "report", *(["calibrate"] if self.calibrations else []))
+        named = [f"{rule}/{self.experiment.name}.tsv" for rule in rules]
         trained = [
             f"{'train' if self.plan.is_base(run.defense) else 'defend'}/{run}.tsv" for run in self.runs
         ]
@@ -149,6 +161,10 @@ class Graph:
             f"--stored {name}={adversarial(*source)}" for name, source in self.plan.transfers(run).items()
         ]
         return " ".join(options)
+
+    def calibration_spec(self) -> str:
+        """Parameters of the calibration."""
+        return _text(self.experiment.model_dump(mode="json")["calibration"] or {})
 
     def fetch_spec(self, wildcards: Any) -> str:
         """Parameters of the fetch of a data set."""
@@ -224,6 +240,7 @@ class Graph:
             "evaluations": self.evaluations,
             "runs": [f"{self.plan.folder(run)}/run.json" for run in runs],
             "adversarial": self.crafted,
+            "calibration": self.calibrations,
             "poisoned": sorted({poisoned(run) for run in runs if run.poison != CLEAN}),
             "timings": self.timings,
             "clean": {dataset: split(dataset, "test") for dataset in datasets},

@@ -68,3 +68,13 @@ RunText = Annotated[
 ]
 Scratch = Annotated[Path, typer.Option(help="Where the state of a killed step waits for the next attempt.")]
 Start = Annotated[Path | None, typer.Option(help="Folder of the trained model to start from.")]
+Crafted = Annotated[
+    Path | None, typer.Option(help="The training set as an attack on that model returned it (npz).")
+]
+PoisonedFile = Annotated[Path | None, typer.Option(help="Poisoned set of the run (npz), for ASR.")]
+Stored = Annotated[list[str] | None, typer.Option(help="NAME=FILE: crafted images of a transfer attack.")]
+Fold = Annotated[bool, typer.Option(help="Attack a copy without batch norms that computes the same.")]
+ChannelsLast = Annotated[
+    bool | None, typer.Option(help="Memory order of attacked images; by default whichever is usually faster.")
+]
+PropertyTrainFile = Annotated[Path | None, typer.Option(help="Training set (npz), for properties.")]

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,6 +145,11 @@ def load(paths: Iterable[Path]) -> Results:
     rows.sort(key=lambda row: (row.run, row.key.metric, row.key))
     values.sort(key=lambda value: (value.run, value.name))
     return Results(tuple(rows), measures, classes, trust, costs, tuple(values))
+
+
+def with_measures(results: Results, found: Mapping[str, float]) -> Results:
+    """The same with further numbers for every run."""
+    return replace(results, measures={run: {**own, **found} for run, own in results.measures.items()})
 
 
 def _rows(run: Run, found: Stored) -> list[Row]:

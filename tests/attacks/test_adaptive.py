@@ -24,6 +24,7 @@ from deconfound.recipe import Recipe
 from deconfound.registry import build
 from deconfound.rng import global_seed
 from deconfound.threat import Norm, ThreatModel
+from deconfound.types import Aim
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 COUNT = 12

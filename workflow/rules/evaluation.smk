@@ -28,8 +28,31 @@ rule evaluate:
         " --code {params.code} > {log} 2>&1"
 
 
+rule calibrate:
+    """Measure how far estimates of mutual information can be trusted, where the truth is known."""
+    output:
+        f"results/calibration/{EXPERIMENT.name}.json",
+    log:
+        f"logs/calibrate/{EXPERIMENT.name}.log",
+    benchmark:
+        f"timings/calibrate/{EXPERIMENT.name}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        spec=GRAPH.calibration_spec(),
+        code=GRAPH.step_code("calibrate"),
+    message:
+        "Calibrating estimates of mutual information"
+    shell:
+        "python -m deconfound calibrate --spec {params.spec:q} --out {output} --threads {threads}"
+        " --code {params.code} > {log} 2>&1"
+
+
 rule evaluations:
     """All evaluations."""
     input:
         GRAPH.evaluations,
+        GRAPH.calibrations,
     localrule: True

@@ -28,6 +28,7 @@ rule claims:
         plan=rules.plan.output[0],
         evaluations=GRAPH.evaluations,
         ledgers=EXPERIMENT.ledgers,
+        calibration=GRAPH.calibrations,
     output:
         report(
             collect(f"{REPORTS}/tables/{{name}}.csv", name=["summary", "claims"]),
@@ -36,7 +37,17 @@ rule claims:
         ),
         collect(
             f"{REPORTS}/tables/{{name}}.csv",
-            name=["results", "differences", "per_class", "measures", "trust", "costs"],
+            name=[
+                "results",
+                "differences",
+                "per_class",
+                "measures",
+                "properties",
+                "trust",
+                "costs",
+                "published",
+                "errata",
+            ],
         ),
     log:
         f"logs/claims/{EXPERIMENT.name}.log",
@@ -65,6 +76,7 @@ rule report:
         models=GRAPH.weights(GRAPH.runs),
         adversarial=GRAPH.crafted,
         data=GRAPH.data,
+        calibration=GRAPH.calibrations,
     output:
         html=report(
             f"{REPORTS}/robustness.html",
@@ -79,6 +91,7 @@ rule report:
         document=f"{REPORTS}/report.json",
         metrics=f"{REPORTS}/metrics.json",
         plots=f"{REPORTS}/plots.csv",
+        pages=GRAPH.pages,
     log:
         f"logs/report/{EXPERIMENT.name}.log",
     benchmark:

@@ -4,6 +4,7 @@ The HTML page and the PDF are two drawings of this one value, so they cannot dis
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def assemble(
     description, seeds, config (the whole configuration) and file (where it is not the default one). Paths are
     written as seen from the folder above the reports. Raises DataError when a file is not what it should be.
     """
-    known = inputs or read(tables, runs)
+    config = experiment.get("config", experiment)
+    calibrated = isinstance(config, Mapping) and config.get("calibration") is not None
+    known = replace(inputs or read(tables, runs), calibrated=calibrated)
     order = order_of(experiment)
     root = tables.resolve().parent.parent
     sections: list[Block] = [
@@ -60,7 +63,7 @@ def assemble(
         "scope": scope(known, seeds),
         "introduction": list(INTRODUCTION),
         "sections": sections,
-        "config": plain(experiment.get("config", experiment)),
+        "config": plain(config),
     }
 
 

@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deconfound.report import charts, pictures, security
+from deconfound.report import charts, pictures, security, thetas
 from deconfound.report.forest import forest
 from deconfound.report.inputs import Cell, Inputs, PerClass
 from deconfound.report.matrix import condition
@@ -44,6 +44,10 @@ def draw(
         points = [row for row in rows if row.curve and row.metric == "robust_accuracy"]
         for (attack, norm, axis), line in grouped(points, lambda row: (row.attack, row.norm, row.curve)):
             made.append(security.curves(setting, (attack, norm, axis), line, palette))
+    for setting, found in by_setting([row for row in inputs.properties if row.label], order):
+        if shown := thetas.chosen(found, inputs.runs, order):
+            beside = [row for row in inputs.per_class if row.setting == setting]
+            made.append(thetas.vulnerability(setting, found, beside, palette, shown))
     for setting, classes in by_setting(inputs.per_class, order):
         made.append(charts.per_class(setting, headline(classes), palette, order))
     made += pictures.evasion_examples(adversarial, order)

@@ -1,6 +1,5 @@
 """The sections of measurements; each is a list that is empty when the experiment has nothing to show."""
 
-import math
 from collections.abc import Callable, Sequence
 
 from deconfound.report.blocks import Block, column, figures, head, section, table
@@ -11,9 +10,10 @@ from deconfound.report.figures import grouped
 from deconfound.report.inputs import Inputs, Measure, Summary
 from deconfound.report.matrix import matrix
 from deconfound.report.plotting import Figure
+from deconfound.report.properties import over_seeds, properties, shown_here, unit_of
 from deconfound.report.published import published
 from deconfound.report.trust import trust
-from deconfound.report.words import METRICS, Order, interval, label, number
+from deconfound.report.words import METRICS, Order, is_rate, label, metric_label
 
 PAIRED = "Paired differences to the control, in points, over the same examples and seeds"
 RATES = ("clean_accuracy", "robust_accuracy")
@@ -103,20 +103,18 @@ def examples(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Bloc
 
 
 def measures(rows: Sequence[Measure], order: Order) -> list[Block]:
-    """Numbers that are not rates over test examples: mean over seeds, and their range."""
+    """Numbers that are not rates over test examples and have no other place: mean over seeds, and their range."""
+    rows = [row for row in rows if not shown_here(row.measure)]
     names = sorted({row.measure for row in rows})
     if not names:
         return []
-    columns = [column("defense"), *(column(label(name)) for name in names)]
+    columns = [column("defense"), *(column(metric_label(name), unit_of(name)) for name in names)]
     body = []
     for _, mine in grouped(rows, lambda row: (row.dataset, order.cell(row.setting, row.defense))):
         cells = [head(mine[0])]
         cells[0]["note"] = f"{label(mine[0].dataset)} · {cells[0]['note']}"
         for name in names:
-            values = [row.value for row in mine if row.measure == name and not math.isnan(row.value)]
-            mean = sum(values) / len(values) if values else math.nan
-            note = interval(min(values), max(values), rate=False) if values else ""
-            cells.append({"text": number(mean, rate=False), "note": note, "value": mean if values else None})
+            cells.append(over_seeds([r.value for r in mine if r.measure == name], rate=is_rate(name)))
         body.append(cells)
     return table("Measures: mean over seeds, with the range over seeds below", columns, body)
 
@@ -141,6 +139,7 @@ SECTIONS: Sequence[Callable[[Inputs, Sequence[Figure], Order], list[Block]]] = (
     evasion,
     trust,
     costs,
+    properties,
     backdoor,
     other,
     curves,

@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deconfound.report.inputs import Claim
 
 CAPITALS = (
-    "abl adml apgd asr auroc bim cbd cnn cw ddn dlr eot erm fab fgsm gtsrb l1 l2 mart mi mim mnist namid pgd"
-    " sig svhn trades"
+    "abl adml apgd asr auc auroc awp bim cbd cnn cw ddn dlr eot erm fab fgsm gtsrb help kl l1 l2 mart mi mim mnist"
+    " namid pgd sig svhn trades wmim"
 )
 CASING = {
     **{word: word.upper() for word in CAPITALS.split()},
@@ -28,10 +28,56 @@ HYPHENATED = {
     "apgd_cross_entropy": "APGD-CE",
     "apgd_dlr": "APGD-DLR",
     "apgd_targeted": "APGD-T",
+    "causaladv_m": "CausalAdv-M",
+    "causaladv_t": "CausalAdv-T",
     "fab_targeted": "FAB-T",
+    "namid_m": "NAMID-M",
+    "namid_t": "NAMID-T",
     "ti_dim": "TI-DIM",
 }
-WHOLE = {"do_style": "do(style)", "none": "no attack", "worst_case": "worst case", "clean": "not poisoned"}
+WHOLE = {
+    "do_style": "do(style)",
+    "none": "no attack",
+    "worst_case": "worst case",
+    "clean": "not poisoned",
+    "pgd_margin": "PGD on the margin",
+}
+VARIANTS: Mapping[str, Mapping[str, str]] = {
+    "CausalAdv": {
+        "random": "random basis",
+        "identity": "identity as basis",
+        "reshuffled": "reshuffled basis",
+        "sequential": "basis one by one",
+        "detached": "detached target",
+        "ramped": "ramped attack weights",
+        "linear": "linear head",
+        "isotropic": "isotropic covariance",
+        "natural": "with clean cross-entropy",
+    },
+    "ADML": {
+        "continued": "further training only",
+        "clean": "without causal term",
+        "without clean": "without clean loss",
+        "nosplit": "without split",
+        "true": "part of the true class",
+        "fooled": "part of the fooled class",
+        "mean d2": "mean over the half",
+        "contrast": "contrast form",
+        "trades": "on TRADES",
+        "mart": "on MART",
+        "awp": "on AWP",
+        "help": "on HELP",
+    },
+    "NAMID": {
+        "random": "untrained estimators",
+        "shuffled": "shuffled patterns",
+        "no natural": "without natural part",
+        "no adversarial": "without adversarial part",
+        "eq5": "estimators of Eq. 5",
+        "max only": "maximised estimators",
+    },
+}
+GREEK = {"alpha": "α", "beta": "β", "lambda": "λ", "tau": "τ"}
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "wasserstein": "Wasserstein"}
 DAGGER = "†"
 METRICS: Mapping[str, tuple[str, str]] = {
@@ -47,6 +93,40 @@ METRICS: Mapping[str, tuple[str, str]] = {
         "untouched images of the target class recognised (a defense that refuses the class loses it)",
     ),
 }
+MEASURES: Mapping[str, str] = {
+    "style_kl": "style KL",
+    "output_kl": "output KL",
+    "style_accuracy_clean": "style accuracy, clean",
+    "style_accuracy_adversarial": "style accuracy, attacked",
+    "theta_logp": "θ, log-probability",
+    "theta_margin": "θ, margin",
+    "theta_logp_rank": "order of θ, log-probability",
+    "theta_margin_rank": "order of θ, margin",
+    "theta_contrast_rank": "order of θ, contrast",
+    "bottom3": "three worst classes",
+    "top3": "three best classes",
+    "logp_auc": "AUC, log-probability",
+    "natural_auc": "AUC, natural",
+    "adversarial_auc": "AUC, adversarial",
+    "natural_auc_gain": "AUC gain, natural",
+    "adversarial_auc_gain": "AUC gain, adversarial",
+    "shuffled_natural_auc": "AUC, natural, shuffled",
+    "shuffled_adversarial_auc": "AUC, adversarial, shuffled",
+    "contrastive_natural_gain": "contrastive gain, natural",
+    "contrastive_adversarial_gain": "contrastive gain, adversarial",
+    "mi_clean_minus_adversarial": "clean minus attacked",
+    "mi_adversarial_minus_mixed": "attacked minus mixed",
+}
+NATS = ("style_kl", "output_kl", "theta_logp")
+SHARES = (
+    "class_spread",
+    "worst_class",
+    "bottom3",
+    "top3",
+    "style_accuracy_clean",
+    "style_accuracy_adversarial",
+)
+POINTS = ("style_gap", "robust_overfitting")  # differences of rates, like every `_gain`
 VERDICTS: Mapping[str, tuple[str, str]] = {
     "supported": ("supported", "the whole interval lies beyond the margin"),
     "contradicted": ("contradicted", "the whole interval falls short of the margin"),
@@ -64,22 +144,59 @@ VERDICTS: Mapping[str, tuple[str, str]] = {
 
 
 def label(name: str) -> str:
-    """A name of the configuration as prose: `cbd_shuffled` is 'CBD shuffled', `apgd_targeted_l2` 'APGD-T L2'."""
+    """A name of the configuration as prose: `cbd_shuffled` is 'CBD shuffled', `apgd_targeted_l2` 'APGD-T L2', and
+    `causaladv_m_random` 'CausalAdv-M, random basis'.
+    """
     if name in WHOLE:
         return WHOLE[name]
     for words, short in HYPHENATED.items():
         name = re.sub(rf"(?:^|(?<=_)){words}(?=_|$)", short, name)
-    return " ".join(CASING.get(word, word) for word in name.split("_"))
+    method, *rest = name.split("_")
+    method = CASING.get(method, method)
+    known = VARIANTS.get(re.sub("-[MT]$", "", method))
+    if known is not None and rest:
+        return variant(method, rest, known)
+    return " ".join([method, *(CASING.get(word, word) for word in rest)])
+
+
+def variant(method: str, rest: Sequence[str], known: Mapping[str, str]) -> str:
+    """A variant of a method as prose: what is known of it (two words before one), the rest word by word."""
+    parts, words = "", list(rest)
+    while words:
+        size = 2 if " ".join(words[:2]) in known else 1
+        name, words = " ".join(words[:size]), words[size:]
+        said = known.get(name) or setting(name)
+        comma = "," if said and not said.startswith("on ") else ""
+        parts += f"{comma} {said or CASING.get(name, name)}"
+    return method + parts
+
+
+def setting(word: str) -> str:
+    """'α = 0.25' of `alpha025`: a zero in front stands for the decimal point; empty for every other word."""
+    found = re.fullmatch(rf"({'|'.join(GREEK)})(\d+)", word)
+    if found is None:
+        return ""
+    digits = found[2]
+    value = f"0.{digits[1:]}" if digits[0] == "0" and digits[1:] else digits
+    return f"{GREEK[found[1]]} = {value}"
 
 
 def metric_label(metric: str) -> str:
-    """A metric as prose."""
-    return METRICS[metric][0] if metric in METRICS else label(metric)
+    """A metric or a measure as prose."""
+    name, frozen, _ = metric.partition("_frozen")
+    known = METRICS[name][0] if name in METRICS else MEASURES.get(name) or label(name)
+    return f"{known}, own estimators" if frozen else known
 
 
 def is_rate(metric: str) -> bool:
     """Rates are shown in per cent and their differences in points; everything else as it is."""
-    return metric in METRICS or metric.endswith(("_accuracy", "_recall", "_rate"))
+    rates = ("_accuracy", "_recall", "_rate", "_auc", "_auc_frozen")
+    return metric in METRICS or metric in SHARES or metric.endswith(rates) or in_points(metric)
+
+
+def in_points(metric: str) -> bool:
+    """Is the metric itself a difference of rates?"""
+    return metric in POINTS or metric.endswith("_gain")
 
 
 def number(value: float, *, rate: bool = True, sign: bool = False) -> str:
@@ -161,10 +278,12 @@ def margin(claim: Claim) -> str:
 
 
 def unit(claim: Claim) -> str:
-    """Unit of a claim's effect, with its leading space: points for a difference of rates."""
+    """Unit of a claim's effect, with its leading space: points for a difference of rates, nats for divergences."""
+    if claim.metric in NATS:
+        return " nats"
     if not is_rate(claim.metric):
         return ""
-    return " points" if claim.control else "\N{NO-BREAK SPACE}%"
+    return " points" if claim.control or in_points(claim.metric) else "\N{NO-BREAK SPACE}%"
 
 
 class Order:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deconfound.calibration import BOUNDS, Calibration, calibrate
+from deconfound.calibration import BOUNDS, calibrate
+from deconfound.calibration_spec import Calibration
 from deconfound.progress import progress
 from deconfound.registry import build
 from deconfound.storage import provenance, write_json

@@ -2,22 +2,32 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from deconfound import tables
 from deconfound.claims import errata_table, judge
 from deconfound.ledger import published_table, read_ledger
-from deconfound.results import load
+from deconfound.results import load, with_measures
+from deconfound.storage import read_json
 
 
 def run(
-    *, evaluations: Sequence[Path], ledgers: Sequence[Path], controls: Mapping[str, str], out: Path
+    *,
+    evaluations: Sequence[Path],
+    ledgers: Sequence[Path],
+    controls: Mapping[str, str],
+    out: Path,
+    calibration: Sequence[Path] = (),
 ) -> None:
-    """Write results, summary, differences, per_class, measures, trust, costs, claims, published and errata as CSV into
-    `out`.
+    """Write results, summary, differences, per_class, measures, properties, trust, costs, claims, published and errata
+    as CSV into `out`.
 
-    controls: name of the control by `dataset/poison/model/defense`.
+    controls: name of the control by `dataset/poison/model/defense`. calibration: what `calibrate` wrote, if it ran; how
+    far each bound is usable becomes a measure of every run, for premises to lean on.
     """
     results = load(evaluations)
+    for path in calibration:
+        results = with_measures(results, usable(read_json(path)))
     sources = [read_ledger(path) for path in ledgers]
     by_cell = {tuple(cell.split("/")): control for cell, control in controls.items()}
     found = {
@@ -26,6 +36,7 @@ def run(
         "differences": tables.differences_table(results, by_cell),
         "per_class": tables.per_class_table(results),
         "measures": tables.measures_table(results),
+        "properties": tables.properties_table(results),
         "trust": tables.trust_table(results),
         "costs": tables.costs_table(results),
         "claims": judge(sources, results),
@@ -34,3 +45,8 @@ def run(
     }
     for name, table in found.items():
         tables.write(table, out / f"{name}.csv")
+
+
+def usable(found: Mapping[str, Any]) -> dict[str, float]:
+    """How far each bound of a calibration may be read, nats; 0 where it may not be at all."""
+    return {f"{bound['name']}_usable_to": float(bound["usable_to"] or 0.0) for bound in found["bounds"]}

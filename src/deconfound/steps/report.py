@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from deconfound.report.build import build
+from deconfound.report.calibration import page
+from deconfound.storage import read_json
 
 
 def run(*, plan: Mapping[str, Any], out: Path) -> None:
-    """Write robustness.html, robustness.pdf, report.json, metrics.json, plots.csv and figures into `out`.
+    """Write robustness.html, robustness.pdf, report.json, metrics.json, plots.csv and figures into `out`, and beside
+    them calibration.html where the plan has a calibration.
 
     plan: what `deconfound plan` wrote; the tables are expected in out/tables.
     """
@@ -21,3 +24,5 @@ def run(*, plan: Mapping[str, Any], out: Path) -> None:
         experiment=plan["experiment"] | {"config": plan["experiment"], "file": plan["file"]},
         out=out,
     )
+    for path in plan["calibration"]:
+        page(read_json(Path(path)), out)
