@@ -334,6 +334,7 @@ def test_equal_keys_under_a_merge_are_overrides_and_no_fault(tmp_path: Path) -> 
     "written, value",
     [
         ("8/255", 8 / 255),
+        ("1.84/255", 1.84 / 255),
         ("8 / 255", 8 / 255),
         ("1e-3", 1e-3),
         ("1E3", 1e3),

@@ -17,17 +17,17 @@ from torch import Generator, Tensor, nn
 
 from deconfound import engine as engine_module
 from deconfound.engine import Engine
-from deconfound.errors import UserError
+from deconfound.errors import ConfigError, UserError
 from deconfound.evaluation import Entry, Evaluation, unpack
 from deconfound.fields import Eps, hyperparameters
-from deconfound.measures import auroc, poison_measures
+from deconfound.measures import auroc, poison_measures, training_measures
 from deconfound.models.classifier import predict
 from deconfound.progress import Tick
 from deconfound.steps import attack as attack_step
 from deconfound.steps import evaluate as evaluate_step
 from deconfound.steps import poison as poison_step
 from deconfound.steps import train as train_step
-from deconfound.storage import read_json, read_npz
+from deconfound.storage import read_json, read_npz, read_weights
 from deconfound.threat import Norm, ThreatModel
 from deconfound.types import Images
 
@@ -603,3 +603,88 @@ def test_a_curve_over_steps_takes_the_step_size_that_the_attack_takes_by_default
     assert hits(found.entries[0]) == hits(
         found.entries[2]
     )  # eps / steps reaches the edge with any number of steps
+
+
+def causal(stored: dict[str, Path], folder: Path, properties: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation of a CausalAdv run under the adaptive attack, with properties."""
+    ascent = {"threat": {"eps": 0.1}, "step_size": 0.05, "steps": 1}
+    defense = {"kind": "causaladv", "ascent": ascent, "validation": "track"}
+    run = {"dataset": "d", "poison": "clean", "model": "m", "defense": "c", "seed": 0}
+    shared: dict[str, Any] = {"device": CPU, "scratch": folder / "scratch"}
+    train_step.run(
+        train=stored["train"],
+        val=stored["val"],
+        spec=SPEC | {"defense": defense},
+        run=run,
+        out=folder / "model",
+        **shared,
+    )
+    adaptive = {"kind": "adaptive", "eps": 0.1, "steps": 2, "weights": [0, 0.5]}
+    spec = {"attacks": {"adaptive": adaptive}, "curves": [], "examples": None, "properties": properties}
+    evaluate_step.run(
+        model=folder / "model",
+        test=stored["test"],
+        train=stored["train"],
+        spec=spec,
+        out=folder / "evaluation.json",
+        **shared,
+    )
+    found: dict[str, Any] = read_json(folder / "evaluation.json")
+    return found
+
+
+def test_the_adaptive_attack_is_told_the_parts_that_a_defense_left_beside_its_model(
+    stored: dict[str, Path], tmp_path: Path
+) -> None:
+    found = causal(stored, tmp_path, {})
+    assert [(cost["attack"], cost["member"]) for cost in found["costs"]] == [
+        ("adaptive", "w=0"),
+        ("adaptive", "w=0.5"),
+    ]
+    assert all(cost["backward"] for cost in found["costs"] if cost["attacked"])
+    parts = read_weights(tmp_path / "model" / "parts.safetensors")
+    assert {"basis", "anchor"} < set(parts) and found["values"] == []
+    assert found["measures"].keys() == {"robust_overfitting"}  # from the history, since the run tracked it
+
+
+def test_properties_are_values_per_image_and_numbers_per_run_without_what_was_not_there_to_measure(
+    stored: dict[str, Path], tmp_path: Path
+) -> None:
+    attack = {"eps": 0.1, "steps": 1}
+    found = causal(
+        stored,
+        tmp_path,
+        {
+            "alignment": {"kind": "alignment", "attack": attack, "epochs": 1},
+            "information": {
+                "kind": "mutual_information",
+                "attack": attack,
+                "unseen": attack,
+                "fewest": 13,  # more than there are images: no Omega is large enough
+                "estimator": {"hidden": 4, "widths": [2, 2], "epochs": 1, "batch_size": 8},
+            },
+        },
+    )
+    assert [(value["name"], value["subset"]) for value in found["values"]] == [
+        ("style_kl", "test"),
+        ("output_kl", "test"),
+    ]
+    (values, _) = (np.frombuffer(base64.b64decode(value["values"]), "<f4") for value in found["values"])
+    assert len(values) == 12 and (values >= -1e-6).all()
+    assert {"style_gap", "mi_clean_minus_adversarial"} < set(found["measures"])
+    assert not any("auc" in name or name.endswith("_gap_frozen") for name in found["measures"])
+    assert found["provenance"]["inputs"].keys() == {"model", "parts", "test", "train"}
+
+
+def test_properties_without_a_training_set_are_refused(stored: dict[str, Path], tmp_path: Path) -> None:
+    block = {"kind": "vulnerability", "attack": {"eps": 0.1, "steps": 1}}
+    with pytest.raises(ConfigError, match="--train: properties need the training set"):
+        scored(stored, tmp_path / "out.json", spec={"properties": {"classes": block}})
+
+
+def test_overfitting_is_the_best_minus_the_last_robust_accuracy_on_val() -> None:
+    records = [{"val_robust": value} for value in (0.25, 0.75, 0.5)]
+    assert training_measures({"model": records, "warmup": [{"val_robust": 1.0}]}) == {
+        "robust_overfitting": 0.25
+    }
+    assert training_measures({"model": [{"loss": 1.0}]}) == {} == training_measures({})

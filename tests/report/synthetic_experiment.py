@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from synthetic_parts import ATTACKS, SEEDS, STEPS, add_backdoor, add_claims, add_evasion
+from synthetic_properties import add_properties
 from synthetic_trust import add_checks, add_costs, add_gates, add_ranks
 
 from deconfound.storage import write_json, write_npz
@@ -24,10 +25,15 @@ COLUMNS = {
     "gate",
     "per_class": "dataset,poison,model,defense,attack,norm,eps,metric,label,hits,total,value,low,high,gate",
     "measures": "dataset,poison,model,defense,seed,measure,value",
+    "properties": "dataset,poison,model,defense,measure,label,value,low,high,total,seeds",
     "claims": "id,paper,statement,dataset,poison,model,treatment,control,metric,attack,effect,low,high,"
-    "margin,direction,published,published_source,verdict,gate,evidence,seeds",
+    "margin,direction,published,published_source,verdict,gate,evidence,seeds,property,applies,note",
     "trust": "dataset,poison,model,defense,seed,norm,eps,check,verdict,value,low,high,limit,total,note",
     "costs": "dataset,poison,model,defense,seed,attack,member,norm,eps,attacked,broken,forward,backward,fault",
+    "published": "paper,table,title,source,provenance,obtained,dataset,model,metric,unit,row,defense,column,"
+    "column_source,attack,norm,eps,label,value,sd,approximate,error,comment,note",
+    "errata": "paper,id,about,says,does,followed,switch,reason,ablation,against,dataset,poison,model,defense,control,"
+    "attack,norm,eps,metric,effect,low,high,p_holm,total,seeds,gate",
 }
 CONFIG = {
     "name": "synthetic",
@@ -266,6 +272,8 @@ def make(
     if evasion:
         add_evasion(made, "digits", [str(n) for n in range(10)], models)
         add_claims(made, backdoor=backdoor)
+        if "cnn" in models:
+            add_properties(made.rows)
     if signs:
         add_evasion(made, "gtsrb", SIGNS, ("cnn",))
     if backdoor:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deconfound.report import charts, pictures, security, thetas
-from deconfound.report.forest import forest
+from deconfound.report.forest import forests
 from deconfound.report.inputs import Cell, Inputs, PerClass
 from deconfound.report.matrix import condition
 from deconfound.report.plotting import Figure, Palette
 from deconfound.report.training_curves import histories
-from deconfound.report.words import Order, is_rate
+from deconfound.report.words import Order
 
 Placed = TypeVar("Placed", bound=Cell)
 Value = TypeVar("Value")
@@ -31,9 +31,7 @@ def draw(
         path.parts[-3] for path in adversarial if len(path.parts) > 2
     }
     palette = Palette.of(names, order)
-    made: list[Figure | None] = []
-    if any(claim.ran and is_rate(claim.metric) for claim in inputs.claims):
-        made.append(forest(inputs.claims))
+    made: list[Figure | None] = [*forests(inputs.claims)]
     for setting, rows in by_setting(inputs.summary, order):
         table = [row for row in rows if not row.curve]
         accuracy = [row for row in table if row.metric in ("clean_accuracy", "robust_accuracy")]

@@ -8,10 +8,30 @@ from deconfound.report.inputs import Claim
 from deconfound.report.plotting import GRID, INK, VERDICT_COLOURS, Figure, canvas, save, shorten
 from deconfound.report.words import is_rate, label
 
+ROWS = 20  # claims that a figure holds, so that it fits a sheet
+TITLE = "Effects and margins"
 
-def forest(claims: Sequence[Claim]) -> Figure:
-    """Effect, interval and margin of every claim that was run and whose metric is a rate."""
+
+def forests(claims: Sequence[Claim]) -> list[Figure]:
+    """Effect, interval and margin of every claim that was run and whose metric is a rate: in one figure where they fit,
+    else in figures per paper.
+    """
     shown = [claim for claim in claims if claim.ran and is_rate(claim.metric)]
+    if len(shown) <= ROWS:
+        return [forest(shown, "verdicts", TITLE)] if shown else []
+    made: list[Figure] = []
+    for paper in dict.fromkeys(claim.paper for claim in shown):
+        mine = [claim for claim in shown if claim.paper == paper]
+        parts = -(-len(mine) // ROWS)
+        size = -(-len(mine) // parts)
+        for part in range(parts):
+            title = f"{TITLE}: {paper}" + (f" (part {part + 1} of {parts})" if parts > 1 else "")
+            made.append(forest(mine[part * size :][:size], f"verdicts-{len(made) + 1}", title))
+    return made
+
+
+def forest(shown: Sequence[Claim], name: str, title: str) -> Figure:
+    """One figure of claims, a line each."""
     figure, axes = canvas(0.8 + 0.37 * len(shown))
     for place, claim in enumerate(shown):
         colour = VERDICT_COLOURS.get(claim.verdict, INK)
@@ -44,9 +64,9 @@ def forest(claims: Sequence[Claim]) -> Figure:
     sns.despine(figure, left=True)
     return save(
         figure,
-        name="verdicts",
+        name=name,
         section="verdicts",
-        title="Effects and margins",
+        title=title,
         caption="Effect of each claim that was run (dot) with its 95 % interval (bar). The upright mark is "
         "the margin, and its arrow points to the side where the claim holds.",
         alt="Effects, intervals and margins of the claims; the numbers are in the table of verdicts.",

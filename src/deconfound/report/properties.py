@@ -10,15 +10,14 @@ from deconfound.report.matrix import size_note
 from deconfound.report.plotting import Figure
 from deconfound.report.thetas import THETAS, chosen, ordered, standing
 from deconfound.report.words import (
-    NATS,
     Order,
-    in_points,
     interval,
     is_rate,
     label,
     metric_label,
     number,
     setting_label,
+    value_unit,
 )
 
 Sentences = Mapping[str, str]
@@ -178,8 +177,7 @@ def by_defense(
 
 def unit_of(measure: str) -> str:
     """Unit of a measure, for the head of its column."""
-    rated = "points" if in_points(measure) else "%" if is_rate(measure) else ""
-    return "nats" if measure in NATS else rated
+    return value_unit(measure).strip()
 
 
 def dashes(body: Sequence[Sequence[Block]]) -> list[str]:

@@ -1,12 +1,14 @@
 """The first section: every claim with its verdict, what it rests on, and how to read it."""
 
+import math
 from collections.abc import Sequence
 
-from deconfound.report.blocks import Block, figures, section, text
+from deconfound.report.blocks import Block, column, figures, section, table, text
 from deconfound.report.gates import doubt, has_failed, said
 from deconfound.report.inputs import Claim, Inputs
 from deconfound.report.matrix import condition
 from deconfound.report.plotting import Figure
+from deconfound.report.properties import over_seeds
 from deconfound.report.words import (
     DAGGER,
     VERDICTS,
@@ -22,8 +24,10 @@ from deconfound.report.words import (
     number,
     setting_label,
     unit,
+    value_unit,
 )
 
+NOT_RUN = "not run at this scale"
 SENTENCES = {
     "premise not met": ("has its premise not met", "have their premise not met"),
     "gate not passed": ("did not pass the trust gate", "did not pass the trust gate"),
@@ -44,11 +48,14 @@ def verdicts(inputs: Inputs, drawn: Sequence[Figure]) -> list[Block]:
     ]
     papers: dict[str, list[Block]] = {}
     for claim in inputs.claims:
-        papers.setdefault(claim.paper, []).append(card(claim, inputs, known))
+        if claim.verdict != NOT_RUN:
+            papers.setdefault(claim.paper, []).append(card(claim, inputs, known))
     blocks = [
         {"kind": "verdict_key", "items": meanings},
+        *overview(inputs.claims),
         {"kind": "claims", "papers": [{"paper": paper, "claims": cards} for paper, cards in papers.items()]},
         *figures(drawn, "verdicts"),
+        *not_run(inputs.claims),
     ]
     if any(claim.published for claim in inputs.claims):
         blocks.append(
@@ -58,6 +65,45 @@ def verdicts(inputs: Inputs, drawn: Sequence[Figure]) -> list[Block]:
             )
         )
     return [section("verdicts", "Verdicts", summary(inputs.claims), blocks)]
+
+
+def overview(claims: Sequence[Claim]) -> list[Block]:
+    """A row per paper and a column per verdict that was given: how many claims."""
+    given = [name for name in VERDICTS if any(claim.verdict == name for claim in claims)]
+    body: list[list[Block]] = []
+    for paper in dict.fromkeys(claim.paper for claim in claims):
+        mine = [claim.verdict for claim in claims if claim.paper == paper]
+        counts = [*(mine.count(name) for name in given), len(mine)]
+        body.append([{"text": paper}, *({"text": str(number), "value": number} for number in counts)])
+    heads = [column("paper"), *(column(name) for name in given), column("all")]
+    return table("Claims of each paper, by verdict", heads, body)
+
+
+def not_run(claims: Sequence[Claim]) -> list[Block]:
+    """A line per claim that this experiment has no cell for, in a folded table per paper."""
+    blocks = []
+    for paper in dict.fromkeys(claim.paper for claim in claims):
+        mine = [claim for claim in claims if (claim.paper, claim.verdict) == (paper, NOT_RUN)]
+        rows = []
+        for claim in mine:
+            source = claim.published_source if claim.published else ""
+            rows.append(
+                [
+                    {"text": claim.statement, "note": claim.id},
+                    {"text": asked(claim)},
+                    {"text": margin(claim)},
+                    {"text": claim.published} | ({"note": source} if source else {}),
+                    {"text": "; ".join(small_print(claim))},
+                ]
+            )
+        heads = list(map(column, ("claim", "asks for", "needed", "published", "remarks")))
+        kept = [place for place in range(len(heads)) if any(row[place]["text"] for row in rows)]
+        rows = [[row[place] | {"text": row[place]["text"] or "–"} for place in kept] for row in rows]
+        if rows:
+            caption = f"{paper}: {NOT_RUN}"
+            folded = f"{paper}: {count(len(rows), 'claim')} {NOT_RUN}"
+            blocks += table(caption, [heads[place] for place in kept], rows, folded=folded)
+    return blocks
 
 
 def summary(claims: Sequence[Claim]) -> str:
@@ -73,8 +119,6 @@ def summary(claims: Sequence[Claim]) -> str:
 def card(claim: Claim, inputs: Inputs, known: set[str]) -> Block:
     """One claim with everything its verdict rests on."""
     rate, control = is_rate(claim.metric), side(claim.control)
-    compared = label(claim.treatment) + (f" against {control}" if control else "")
-    under = attack_label(claim)
     where = [setting_label((claim.dataset, claim.poison, claim.model))] if claim.dataset else []
     if seeds := seeds_of(claim):
         where.append(count(seeds, "seed"))
@@ -93,7 +137,7 @@ def card(claim: Claim, inputs: Inputs, known: set[str]) -> Block:
         "statement": claim.statement,
         "verdict": claim.verdict,
         "slug": VERDICTS.get(claim.verdict, ("notrun", ""))[0],
-        "about": metric_label(claim.metric) + (f" under {under}" if under else "") + f", {compared}",
+        "about": asked(claim),
         "where": ", ".join(where),
         "facts": [
             {"name": name, "text": words, "note": note}
@@ -101,6 +145,7 @@ def card(claim: Claim, inputs: Inputs, known: set[str]) -> Block:
             for name, words, note in facts
             if words
         ],
+        "small": small_print(claim),
         "evidence": [{"text": group, "run": anchor(group) if group in known else ""} for group in groups],
         "values": {"effect": none(claim.effect), "low": none(claim.low), "high": none(claim.high)},
     }
@@ -112,10 +157,33 @@ def effect(claim: Claim) -> str:
     return words + unit(claim) if claim.ran else ""
 
 
-def side(text: str) -> str:
-    """'standard' or, where it was trained on other data, 'standard on clean' as prose."""
-    defense, _, poison = text.partition(" on ")
-    return f"{label(defense)}, {label(poison)}" if poison else label(defense) if defense else ""
+def asked(claim: Claim) -> str:
+    """'robust accuracy under worst case (L∞ 0.2), TRADES against standard': what a claim is about."""
+    under, control = attack_label(claim), side(claim.control)
+    compared = label(claim.treatment) + (f" against {control}" if control else "")
+    return metric_label(claim.metric) + (f" under {under}" if under else "") + f", {compared}"
+
+
+def small_print(claim: Claim) -> list[str]:
+    """Which testable property a claim is, on which data it may be judged, and how its margin was chosen."""
+    number = "" if math.isnan(claim.property) else f"Testable property {claim.property:g}"
+    applies = f"Judged only on: {claim.applies}" if claim.applies else ""
+    note = f"Margin: {claim.note}" if claim.note else ""
+    return [words.strip().removesuffix(".") for words in (number, applies, note) if words]
+
+
+def sides(control: str) -> tuple[str, str, str]:
+    """Defense, poison and attack of 'standard on clean under pgd'; what is not said is empty."""
+    place, _, attack = control.partition(" under ")
+    defense, _, poison = place.partition(" on ")
+    return defense, poison, attack
+
+
+def side(control: str) -> str:
+    """'standard' or, where it was trained on other data or attacked otherwise, 'standard on clean' as prose."""
+    defense, poison, attack = sides(control)
+    words = [label(name) for name in (defense, poison) if name]
+    return ", ".join(words) + (f" under {label(attack)}" if attack else "")
 
 
 def threat(claim: Claim) -> tuple[str, str, float]:
@@ -155,17 +223,30 @@ def measured(claim: Claim, inputs: Inputs) -> str:
             same = place == (claim.dataset, poison, claim.model, defense, metric, "")
             near = not norm or wanted == "none" or (row.norm == norm and abs(row.eps - eps) < 1e-3)
             if same and near and condition(row)[1] == wanted:
-                unit_of = "\N{NO-BREAK SPACE}%" if is_rate(metric) else ""
-                return number(row.value, rate=is_rate(metric)) + unit_of + DAGGER * has_failed(row.gate)
-        return ""
+                return (
+                    number(row.value, rate=is_rate(metric))
+                    + value_unit(metric)
+                    + DAGGER * has_failed(row.gate)
+                )
+        return taken(metric, "/".join([claim.dataset, poison, claim.model, defense]), inputs)
 
-    defense, _, other_poison = claim.control.partition(" on ")
+    defense, other_poison, other_attack = sides(claim.control)
     parts = []
     if value := find(claim.treatment, claim.poison, claim.metric, attack):
         parts.append(f"{metric_label(claim.metric)} {value}")
-        if other := find(defense, other_poison or claim.poison, claim.metric, attack):
+        if other := find(defense, other_poison or claim.poison, claim.metric, other_attack or attack):
             parts[-1] += f" (control {other})"
     clean = find(claim.treatment, claim.poison, "clean_accuracy", "none")
     if clean and claim.metric != "clean_accuracy":
         parts.append(f"clean accuracy {clean}")
     return ", ".join(parts) if claim.ran else ""
+
+
+def taken(metric: str, group: str, inputs: Inputs) -> str:
+    """The mean of a measure over images and seeds, or over seeds; empty where it was not taken."""
+    means = [
+        row.value for row in inputs.properties if (row.group, row.measure, row.label) == (group, metric, "")
+    ]
+    found = means or [row.value for row in inputs.measures if (row.group, row.measure) == (group, metric)]
+    words = str(over_seeds(found, rate=is_rate(metric))["text"]) if found else ""
+    return words + value_unit(metric) if words else ""

@@ -278,12 +278,15 @@ def margin(claim: Claim) -> str:
 
 
 def unit(claim: Claim) -> str:
-    """Unit of a claim's effect, with its leading space: points for a difference of rates, nats for divergences."""
-    if claim.metric in NATS:
+    """Unit of a claim's effect, with its leading space: points for a difference of rates."""
+    return " points" if claim.control and is_rate(claim.metric) else value_unit(claim.metric)
+
+
+def value_unit(metric: str) -> str:
+    """Unit of a value of a metric, with its leading space; empty where it has none."""
+    if metric in NATS:
         return " nats"
-    if not is_rate(claim.metric):
-        return ""
-    return " points" if claim.control or in_points(claim.metric) else "\N{NO-BREAK SPACE}%"
+    return " points" if in_points(metric) else "\N{NO-BREAK SPACE}%" if is_rate(metric) else ""
 
 
 class Order:
