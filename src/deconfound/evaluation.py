@@ -94,8 +94,7 @@ class Evaluation:
         """
         for name, block in attacks.items():
             attack = build(ATTACKS, block, at=f"attacks.{name}")
-            if hasattr(attack, "knowing"):  # the adaptive attack
-                attack = attack.knowing(self.term)
+            attack = self._told(attack)
             threat = budget(attack, block, name)
             key = (threat.norm, threat.eps)
             before = self.standing.get(key, self.right())
@@ -110,6 +109,10 @@ class Evaluation:
         for (norm, eps), left in self.standing.items():
             self._add(WORST, left, norm, eps)
 
+    def _told(self, attack: Any) -> Any:
+        """The attack, told the defense's further term if it is one that can make use of it."""
+        return attack.knowing(self.term) if hasattr(attack, "knowing") else attack
+
     def right(self) -> Rows:
         """Places of the images to attack: those that the model gets right."""
         return np.flatnonzero(self.engine.clean[: self.examples])
@@ -122,7 +125,7 @@ class Evaluation:
         """
         base = build(ATTACKS, block, at=f"attacks.{name}")
         for value in values:
-            attack = at_eps(base, float(value)) if axis == "eps" else at_steps(base, int(value))
+            attack = self._told(at_eps(base, float(value)) if axis == "eps" else at_steps(base, int(value)))
             threat = attack.threat
             steps = int(value) if axis == "steps" else 0
             left = self.right()

@@ -379,6 +379,15 @@ def test_an_evaluation_that_is_told_the_term_sweeps_and_never_reports_more_than_
     assert base.nonzero()[0].tolist() == pgd.tolist()
 
 
+@pytest.mark.parametrize(("axis", "value"), [("eps", 0.12), ("steps", 5)])
+def test_a_curve_of_the_adaptive_attack_is_told_the_term_as_well(axis: str, value: float) -> None:
+    model = small_network().eval()
+    found = Evaluation(Engine(model, tiny_images(60, seed=2), 0), term=style_term(small_network("other")))
+    block = {"kind": "adaptive", "eps": 0.12, "steps": 5, "weights": [0, 1]}
+    found.curve("adaptive", block, axis, [value], silent)
+    assert [cost.member for cost in found.costs] == ["w=0", "w=1"]
+
+
 def test_an_evaluation_without_a_term_runs_the_attack_as_one() -> None:
     found = evaluated(small_network().eval(), None)
     assert [(cost.attack, cost.member) for cost in found.costs] == [("adaptive", "")]

@@ -550,6 +550,16 @@ def test_robust_accuracy_of_a_linear_model_is_that_of_its_exact_worst_case() -> 
     assert same(snapshot(model), before)
 
 
+def test_robust_accuracy_is_that_of_the_network_as_it_predicts_and_leaves_it_as_it_was() -> None:
+    images, found = tiny_images(60), []
+    for mode in (False, True):
+        model = small_network().train(mode)
+        before = snapshot(model)
+        found.append(robust_accuracy(model, images, ASCENT, rng=fresh()))
+        assert same(snapshot(model), before)
+    assert found[0] == found[1]
+
+
 def test_validation_is_left_out_recorded_or_chooses_the_weights() -> None:
     states, histories = {}, {}
     for validation in ("none", "track", "best"):

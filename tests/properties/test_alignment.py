@@ -41,7 +41,7 @@ def transparent(weight: Tensor) -> Classifier:
     return model.eval()
 
 
-# Two columns of +-1 that are orthogonal to each other and to the constant: covariances are exact
+# Columns of +-1 that are orthogonal to each other and to the constant: covariances are exact
 DESIGN = torch.tensor(
     [[1.0, 1, 1, 1, -1, -1, -1, -1], [1, 1, -1, -1, 1, 1, -1, -1], [1, -1, 1, -1, 1, -1, 1, -1]]
 ).T
@@ -161,6 +161,10 @@ def test_a_basis_off_the_class_directions_has_neither_residual_nor_correlation()
     basis = torch.eye(3) - directions @ directions.T
     found = split_quality(weight, (sizes**2).diag(), F.normalize(basis, dim=1), DESIGN * sizes)
     assert found["basis_residual"] < 1e-6 and found["content_style_correlation"] < 1e-6
+    features = DESIGN * sizes  # the direction is M w = (1, 4, 0), not w
+    inside = (features[:, 0] + 4 * features[:, 1]) ** 2 / 17
+    share = 1 - (inside / features.square().sum(1)).mean()
+    assert found["style_share"] == pytest.approx(share.item(), abs=1e-6)
 
 
 def test_correlation_is_that_of_numpy_and_counts_constant_columns_as_zero() -> None:
