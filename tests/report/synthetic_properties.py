@@ -55,10 +55,10 @@ def add_properties(rows: dict[str, list[dict[str, Any]]]) -> None:
     for defense in DEFENSES:
         place = {"dataset": "digits", "poison": "clean", "model": "cnn", "defense": defense}
         for measure, value in VALUES.items():
-            rows["properties"].append(line(place, measure, "", value, 360))
             for name in CLASSES:
                 found = theta(measure, defense, name)
                 rows["properties"].append(line(place, measure, name, found, 36))
+            rows["properties"].append(line(place, measure, "", value, 360))
         for seed in SEEDS:
             for measure, value in NUMBERS.items():
                 row = {**place, "seed": seed, "measure": measure, "value": value + (seed - 1) / 64}

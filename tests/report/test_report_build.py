@@ -1,6 +1,7 @@
 """The built report: two renderings of one document, the same bytes each time, nothing lost."""
 
 import csv
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 from pages import Page, squeezed, tables_of, words_of
 from pypdf import PdfReader
-from synthetic_experiment import SEEDS, SIGNS, Experiment, make
+from synthetic_experiment import COLUMNS, SEEDS, SIGNS, Experiment, make
 
 from deconfound.errors import DataError
 from deconfound.report.build import build
+from deconfound.report.inputs import read
 
 
 def sections_of(folder: Path) -> list[str]:
@@ -69,10 +71,9 @@ def test_every_claim_is_in_both_with_its_effect_interval_margin_verdict_and_publ
         "inconclusive",
         "premise not met",
         "gate not passed",
-        "not run at this scale",
     }
     for claim in claims:
-        for part in [claim["statement"], claim["verdict"], claim["where"]]:
+        for part in [claim["statement"], claim["verdict"], claim["where"], *claim["small"]]:
             assert squeezed(part) in words and squeezed(part) in paper
         for fact in claim["facts"]:
             assert squeezed(fact["text"]) in words and squeezed(fact["text"]) in paper
@@ -101,6 +102,7 @@ def test_verdicts_come_first(document: dict[str, Any]) -> None:
             "evasion",
             "trust",
             "costs",
+            "properties",
             "backdoor",
             "curves",
             "classes",
@@ -165,6 +167,21 @@ def test_the_page_loads_nothing(built: Path, page: Page) -> None:
     assert all(address.startswith(("#", "data:")) for address in page.loads)
     assert not re.search(r"@import|url\(\s*['\"]?(?!#|data:)", text)
     assert {link for link in page.links if not link.startswith("#")} == {"timings.html"}
+
+
+def test_every_table_that_was_read_is_listed_with_its_checksum(
+    document: dict[str, Any], experiment: Experiment
+) -> None:
+    listed = {
+        row[0]["text"]: row[1]["text"]
+        for table in tables_of(document)
+        if table["caption"] == "Files this report was read from"
+        for row in table["rows"]
+    }
+    for name in COLUMNS:
+        content = (experiment.tables / f"{name}.csv").read_bytes()
+        assert listed[f"reports/tables/{name}.csv"] == hashlib.sha256(content).hexdigest()
+    assert len(listed) == len(COLUMNS) + len(experiment.runs)
 
 
 def test_no_path_of_this_machine_is_in_the_report(built: Path, experiment: Experiment) -> None:
@@ -287,3 +304,11 @@ def test_a_foreign_table_is_named(tmp_path: Path, damage: str | None, message: s
         build(**arguments)
     assert str(path) in str(caught.value)
     assert not (tmp_path / "reports" / "report.json").exists()
+
+
+@pytest.mark.parametrize("name", sorted(COLUMNS))
+def test_no_table_may_be_missing(tmp_path: Path, name: str) -> None:
+    arguments = Experiment(tmp_path).arguments()
+    (arguments["tables"] / f"{name}.csv").unlink()
+    with pytest.raises(DataError, match=f"{name}.csv: not a table"):
+        read(arguments["tables"], [])

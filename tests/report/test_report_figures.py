@@ -33,7 +33,7 @@ def test_text_is_outlines_and_no_figure_names_a_date_or_a_font(experiment: Exper
         clean=arguments["clean"],
     )
     assert {figure.section for figure in figures} == {
-        *("verdicts", "evasion", "backdoor", "curves", "classes", "examples", "histories")
+        *("verdicts", "evasion", "properties", "backdoor", "curves", "classes", "examples", "histories")
     }
     assert len({figure.name for figure in figures}) == len(figures)
     for figure in figures:

@@ -26,7 +26,7 @@ def test_a_number_behind_a_failed_check_carries_a_dagger_and_a_note_that_names_t
 ) -> None:
     found = table(assembled, "evasion", "digits: accuracy")
     marked = {(row, column) for row, column, cell in cells(found) if cell.get("mark") == "†"}
-    attacks = ("FGSM", "PGD", "PGD margin", "worst case")
+    attacks = ("FGSM", "PGD", "PGD on the margin", "worst case")
     assert marked == {("TRADES CNN", attack) for attack in attacks}
     assert notes(found)["†"] == f"{FAILED}."
 
@@ -119,6 +119,7 @@ def test_figures_mark_what_did_not_pass(drawn: dict[str, Figure]) -> None:
             "curve-digits-clean-cnn-pgd-linf-steps",
         ),
         *("backdoor-scenes-badnets-cnn", "classes-digits-clean-cnn", "classes-scenes-badnets-cnn"),
+        "thetas-digits-clean-cnn",
     }
     assert {name for name, figure in drawn.items() if "†" in figure.svg} == marked
 

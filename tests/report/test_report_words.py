@@ -1,10 +1,30 @@
 """Numbers and names as the report writes them."""
 
+import dataclasses
 import math
 
 import pytest
 
-from deconfound.report.words import Order, amount, budget, interval, label, listing, number, radius, ranks
+from deconfound.report.rows import Claim
+from deconfound.report.words import (
+    Order,
+    amount,
+    budget,
+    in_points,
+    interval,
+    is_rate,
+    label,
+    listing,
+    margin,
+    metric_label,
+    number,
+    radius,
+    ranks,
+    unit,
+    value_unit,
+)
+
+NARROW = "\N{NO-BREAK SPACE}"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +89,25 @@ def test_a_budget_needs_a_norm() -> None:
         ("pgd_l1", "PGD L1"),
         ("wasserstein", "Wasserstein"),
         ("multi_dim", "multi dim"),
+        ("adaptive", "adaptive"),
+        ("pgd_margin", "PGD on the margin"),
+        ("causaladv_m", "CausalAdv-M"),
+        ("causaladv_t_reshuffled", "CausalAdv-T, reshuffled basis"),
+        ("causaladv_m_alpha025", "CausalAdv-M, α = 0.25"),
+        ("namid_t", "NAMID-T"),
+        ("namid_alpha10", "NAMID, α = 10"),
+        ("namid_m_alpha0", "NAMID-M, α = 0"),
+        ("namid_no_natural", "NAMID, without natural part"),
+        ("adml", "ADML"),
+        ("adml_clean", "ADML, without causal term"),
+        ("adml_without_clean", "ADML, without clean loss"),
+        ("adml_trades_clean", "ADML on TRADES, without causal term"),
+        ("adml_unheard_of", "ADML unheard of"),
+        ("trades_alpha0", "TRADES alpha0"),
+        ("mart", "MART"),
+        ("awp", "AWP"),
+        ("help", "HELP"),
+        ("wmim", "WMIM"),
     ],
 )
 def test_names_read_as_prose_even_when_nobody_listed_them(name: str, text: str) -> None:
@@ -100,3 +139,46 @@ def test_a_rank_is_a_range_or_a_place() -> None:
         "rank\N{NO-BREAK SPACE}1",
         "rank\N{NO-BREAK SPACE}1–3",
     ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "of_value", "of_difference"),
+    [
+        ("clean_accuracy", "clean accuracy", f"{NARROW}%", " points"),
+        ("worst_class", "worst class", f"{NARROW}%", " points"),
+        ("bottom3", "three worst classes", f"{NARROW}%", " points"),
+        ("top3", "three best classes", f"{NARROW}%", " points"),
+        ("class_spread", "class spread", f"{NARROW}%", " points"),
+        ("style_accuracy_adversarial", "style accuracy, attacked", f"{NARROW}%", " points"),
+        ("logp_auc", "AUC, log-probability", f"{NARROW}%", " points"),
+        ("natural_auc_frozen", "AUC, natural, own estimators", f"{NARROW}%", " points"),
+        ("style_gap", "style gap", " points", " points"),
+        ("natural_auc_gain", "AUC gain, natural", " points", " points"),
+        ("robust_overfitting", "robust overfitting", " points", " points"),
+        ("style_kl", "style KL", " nats", " nats"),
+        ("output_kl", "output KL", " nats", " nats"),
+        ("theta_logp", "θ, log-probability", " nats", " nats"),
+        ("theta_margin", "θ, margin", "", ""),
+        ("natural_gap", "natural gap", "", ""),
+        ("natural_gap_frozen", "natural gap, own estimators", "", ""),
+        ("style_share", "style share", "", ""),
+        ("theta_logp_rank", "order of θ, log-probability", "", ""),
+    ],
+)
+def test_a_measure_has_a_name_and_a_unit(metric: str, text: str, of_value: str, of_difference: str) -> None:
+    assert metric_label(metric) == text
+    assert value_unit(metric) == unit(claim(metric, "")) == of_value
+    assert unit(claim(metric, "standard")) == of_difference
+    assert is_rate(metric) == (of_difference == " points")
+    assert in_points(metric) == (of_value == " points")
+
+
+def test_a_margin_of_nothing_has_no_sign() -> None:
+    assert margin(claim("style_kl", "standard")) == "below 0 nats"
+    assert margin(claim("style_gap", "standard")) == "below 0.0 points"
+
+
+def claim(metric: str, control: str) -> Claim:
+    words = {field.name: "" for field in dataclasses.fields(Claim)}
+    numbers = dict.fromkeys(("effect", "low", "high", "margin", "property"), 0.0)
+    return Claim(**{**words, **numbers, "metric": metric, "control": control, "direction": "below"})

@@ -25,6 +25,11 @@ def text(content: str) -> Block:
     return {"kind": "text", "text": content}
 
 
+def heading(content: str) -> Block:
+    """A title inside a section."""
+    return {"kind": "heading", "text": content}
+
+
 def section(name: str, title: str, lead: str, blocks: Sequence[Block]) -> Block:
     """A section with the sentence that opens it."""
     return {"id": name, "title": title, "lead": lead, "blocks": list(blocks)}
@@ -116,9 +121,9 @@ def figures(drawn: Sequence[Figure], name: str) -> list[Block]:
     return [{"kind": "figures", "items": items}] if items else []
 
 
-def column(title: str, note: str = "") -> dict[str, str]:
-    """Head of a column."""
-    return {"text": title, "note": note}
+def column(title: str, note: str = "", *, prose: bool = False) -> dict[str, str]:
+    """Head of a column; prose is set to the left, numbers to the right."""
+    return {"text": title, "note": note} | ({"align": "left"} if prose else {})
 
 
 def head(row: Cell, *, against: str = "", poison: bool = False) -> Block:

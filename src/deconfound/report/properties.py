@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from deconfound.report.blocks import Block, column, facts, figures, head, section, table, text
+from deconfound.report.blocks import Block, column, facts, figures, head, heading, section, table, text
 from deconfound.report.figures import by_setting, grouped
 from deconfound.report.inputs import Cell, Inputs, Measure, Property
 from deconfound.report.matrix import size_note
@@ -11,6 +11,7 @@ from deconfound.report.plotting import Figure
 from deconfound.report.thetas import THETAS, chosen, ordered, standing
 from deconfound.report.words import (
     Order,
+    count,
     interval,
     is_rate,
     label,
@@ -28,7 +29,7 @@ LEAD = (
     "over seeds and images; below a mean over seeds, it is the lowest and the highest seed."
 )
 ALIGNMENT_LEAD = (
-    "Alignment (CausalAdv). The paper parts what a network knows of an image into content, which the network reads "
+    "The paper parts what a network knows of an image into content, which the network reads "
     "its answer from, and style, which is left over, and says that an attack misleads through style. A small probe "
     "learns here to guess the class from the style of clean images alone; then the images are attacked."
 )
@@ -48,7 +49,7 @@ SPLIT: Sentences = {
     "style_share": "Share of the squared length of the features that is orthogonal to the directions of the classes.",
 }
 VULNERABILITY_LEAD = (
-    "Vulnerability (ADML). θ (theta) is how much the perturbation itself moves the outcome, measured class by class. "
+    "θ (theta) is how much the perturbation itself moves the outcome, measured class by class. "
     "Whether its order over the classes follows the errors is asked by a claim, among the verdicts."
 )
 THETA: Sentences = {
@@ -68,7 +69,7 @@ SPREAD: Sentences = {
     "images of the class that were not.",
 }
 INFORMATION_LEAD = (
-    "Mutual information (NAMID). Small networks, trained for each defense, score how much a network's output tells of "
+    "Small networks, trained for each defense, score how much a network's output tells of "
     "the image (natural) and of the noise that the attack added (adversarial). Unless something else is said, numbers "
     "are over test images that are right when clean and wrong when attacked. They are scores, not nats: the formula "
     "has no fixed unit, so that their order means something and their size does not."
@@ -126,14 +127,15 @@ def alignment(inputs: Inputs, order: Order) -> list[Block]:
     """Whether style moves when images are attacked, and how well content and style are parted."""
     blocks = by_defense("what the attack does to style", ALIGNMENT, inputs, order)
     blocks += by_defense("how well content and style are parted", SPLIT, inputs, order, folded=True)
-    return [text(ALIGNMENT_LEAD), *blocks] if blocks else []
+    return [heading("Alignment (CausalAdv)"), text(ALIGNMENT_LEAD), *blocks] if blocks else []
 
 
 def vulnerability(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:
     """Theta per class, drawn and in numbers, and how the classes differ under each defense."""
     blocks = [*figures(drawn, "properties"), *per_class(inputs, order)]
     blocks += by_defense("how classes differ under attack", SPREAD, inputs, order)
-    return [text(VULNERABILITY_LEAD), meanings(THETA), *blocks] if blocks else []
+    lead = [heading("Vulnerability (ADML)"), text(VULNERABILITY_LEAD), meanings(THETA)]
+    return [*lead, *blocks] if blocks else []
 
 
 def information(inputs: Inputs, order: Order) -> list[Block]:
@@ -145,7 +147,7 @@ def information(inputs: Inputs, order: Order) -> list[Block]:
         return []
     words = "How far such estimates follow a truth that is known is measured on a page of its own: "
     link = [{"kind": "link", "text": words, "file": CALIBRATION}] if inputs.calibrated else []
-    return [text(INFORMATION_LEAD), *link, *blocks]
+    return [heading("Mutual information (NAMID)"), text(INFORMATION_LEAD), *link, *blocks]
 
 
 def meanings(sentences: Sentences, folded: str = "") -> Block:
@@ -226,7 +228,7 @@ def over_seeds(values: Sequence[float], *, rate: bool) -> Block:
     mean = sum(known) / len(known)
     return {
         "text": number(mean, rate=rate),
-        "note": interval(min(known), max(known), rate=rate),
+        "note": interval(min(known), max(known), rate=rate) if known[1:] else count(1, "seed"),
         "value": mean,
     }
 
@@ -236,7 +238,6 @@ def per_class(inputs: Inputs, order: Order) -> list[Block]:
     blocks = []
     for setting, rows in by_setting([row for row in inputs.properties if row.measure in THETAS], order):
         shown = chosen(rows, inputs.runs, order)
-        rows = [row for row in rows if row.defense in shown]
         beside = [row for row in inputs.per_class if row.setting == setting and row.defense in shown]
         found = {(row.defense, row.measure, row.label): row for row in rows}
         columns = [

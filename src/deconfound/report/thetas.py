@@ -72,12 +72,12 @@ def vulnerability(
     if len({palette.colour(name) for name in defenses}) < len(defenses):
         palette = Palette(defenses)
     panels: list[tuple[str, Sequence[Property | PerClass]]] = [
-        ("θ, log-probability (nats)", [row for row in rows if row.measure == "theta_logp"]),
+        ("θ, log-prob. (nats)", [row for row in rows if row.measure == "theta_logp"]),
         ("θ, margin", [row for row in rows if row.measure == "theta_margin"]),
         ("robust accuracy", robust),
     ]
     panels = [panel for panel in panels if panel[1]]
-    figure, drawn = canvas(1.1 + 1.6 * len(panels), len(panels), sharex=True, squeeze=False)
+    figure, drawn = canvas(1.1 + 1.35 * len(panels), len(panels), sharex=True, squeeze=False)
     for axes, (title, points) in zip(drawn[:, 0], panels, strict=True):
         scatter(axes, points, names, palette, defenses)
         if points is robust:

@@ -86,23 +86,23 @@ def not_run(claims: Sequence[Claim]) -> list[Block]:
         mine = [claim for claim in claims if (claim.paper, claim.verdict) == (paper, NOT_RUN)]
         rows = []
         for claim in mine:
-            source = claim.published_source if claim.published else ""
+            remarks = " · ".join([claim.id, *small_print(claim, note=False)])
+            needed = f"needed: {margin(claim)}"
+            published = {
+                "text": claim.published or "–",
+                "note": claim.published_source if claim.published else "",
+            }
             rows.append(
                 [
-                    {"text": claim.statement, "note": claim.id},
-                    {"text": asked(claim)},
-                    {"text": margin(claim)},
-                    {"text": claim.published} | ({"note": source} if source else {}),
-                    {"text": "; ".join(small_print(claim))},
+                    {"text": claim.statement, "note": remarks},
+                    {"text": asked(claim), "note": needed},
+                    published,
                 ]
             )
-        heads = list(map(column, ("claim", "asks for", "needed", "published", "remarks")))
-        kept = [place for place in range(len(heads)) if any(row[place]["text"] for row in rows)]
-        rows = [[row[place] | {"text": row[place]["text"] or "–"} for place in kept] for row in rows]
+        heads = [column("claim"), column("asks for", prose=True), column("published", prose=True)]
         if rows:
-            caption = f"{paper}: {NOT_RUN}"
             folded = f"{paper}: {count(len(rows), 'claim')} {NOT_RUN}"
-            blocks += table(caption, [heads[place] for place in kept], rows, folded=folded)
+            blocks += table(f"{paper}: {NOT_RUN}", heads, rows, folded=folded)
     return blocks
 
 
@@ -164,12 +164,12 @@ def asked(claim: Claim) -> str:
     return metric_label(claim.metric) + (f" under {under}" if under else "") + f", {compared}"
 
 
-def small_print(claim: Claim) -> list[str]:
-    """Which testable property a claim is, on which data it may be judged, and how its margin was chosen."""
+def small_print(claim: Claim, *, note: bool = True) -> list[str]:
+    """Which testable property a claim is, on which data it may be judged and, if asked, how its margin was chosen."""
     number = "" if math.isnan(claim.property) else f"Testable property {claim.property:g}"
     applies = f"Judged only on: {claim.applies}" if claim.applies else ""
-    note = f"Margin: {claim.note}" if claim.note else ""
-    return [words.strip().removesuffix(".") for words in (number, applies, note) if words]
+    chosen = f"Margin: {claim.note}" if claim.note and note else ""
+    return [words.strip().removesuffix(".") for words in (number, applies, chosen) if words]
 
 
 def sides(control: str) -> tuple[str, str, str]:

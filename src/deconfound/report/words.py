@@ -272,7 +272,7 @@ def margin(claim: Claim) -> str:
     if math.isnan(claim.margin):
         return ""
     signed = "+" if claim.control else ""
-    plain = f"{claim.margin:{signed}g}".replace("-", "−")
+    plain = f"{claim.margin:{signed}g}".replace("-", "−") if claim.margin else "0"
     text = number(claim.margin, sign=bool(claim.control)) if rate else plain
     return f"{claim.direction} {text}{unit(claim)}"
 
