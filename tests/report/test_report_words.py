@@ -50,6 +50,7 @@ def test_numbers_have_one_decimal_a_real_minus_and_no_signed_zero(
 def test_an_interval_without_ends_is_empty() -> None:
     assert interval(0.66, 0.761) == "66.0 to 76.1"
     assert interval(math.nan, 0.5) == ""
+    assert interval(-math.inf, math.inf) == "no bounds from one seed"
 
 
 @pytest.mark.parametrize(

@@ -159,4 +159,4 @@ def difference(row: Difference) -> Block:
 
 
 def _raw(**values: float) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

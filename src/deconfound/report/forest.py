@@ -1,5 +1,6 @@
 """The figure of verdicts: effect, interval and margin of every claim that was run."""
 
+import math
 from collections.abc import Sequence
 
 import seaborn as sns
@@ -13,10 +14,11 @@ TITLE = "Effects and margins"
 
 
 def forests(claims: Sequence[Claim]) -> list[Figure]:
-    """Effect, interval and margin of every claim that was run and whose metric is a rate: in one figure where they fit,
-    else in figures per paper.
+    """Effect, interval and margin of every claim that was run, whose metric is a rate and whose interval has ends: in
+    one figure where they fit, else in figures per paper.
     """
     shown = [claim for claim in claims if claim.ran and is_rate(claim.metric)]
+    shown = [claim for claim in shown if math.isfinite(claim.low) and math.isfinite(claim.high)]
     if len(shown) <= ROWS:
         return [forest(shown, "verdicts", TITLE)] if shown else []
     made: list[Figure] = []

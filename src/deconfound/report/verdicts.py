@@ -201,8 +201,8 @@ def attack_label(claim: Claim) -> str:
 
 
 def none(value: float) -> float | None:
-    """NaN as null, which JSON can hold."""
-    return None if value != value else value
+    """What is no finite number (not run, or one seed without an interval) as null, which JSON can hold."""
+    return value if math.isfinite(value) else None
 
 
 def seeds_of(claim: Claim) -> int:

@@ -211,9 +211,11 @@ def number(value: float, *, rate: bool = True, sign: bool = False) -> str:
 
 
 def interval(low: float, high: float, *, rate: bool = True, sign: bool = False) -> str:
-    """'66.0 to 76.1'; empty when there is none."""
+    """'66.0 to 76.1'; empty when there is none, and in words when one seed leaves it unbounded."""
     if math.isnan(low) or math.isnan(high):
         return ""
+    if math.isinf(low) or math.isinf(high):
+        return "no bounds from one seed"
     return f"{number(low, rate=rate, sign=sign)} to {number(high, rate=rate, sign=sign)}"
 
 
