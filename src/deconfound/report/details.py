@@ -115,9 +115,30 @@ def histories(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Blo
         blocks += table(f"{setting_label(setting)}: end of training, range over seeds below", columns, body)
     lead = (
         "Training loss, and accuracy on the validation split, which is cut from the training data. "
-        "The checkpoint of the last epoch counts."
+        f"{checkpoints(rows, order)}"
     )
     return [section("histories", "Training", lead, blocks)]
+
+
+def checkpoints(runs: Sequence[Run], order: Order) -> str:
+    """Which epoch's weights count: the last, or the best where the specification of a run asks for it."""
+    best = [run for run in runs if keeps_best(run)]
+    if not best:
+        return "The checkpoint of the last epoch counts."
+    chosen = "the epoch with the highest accuracy on this split under attack"
+    if len(best) == len(runs):
+        return f"The checkpoint of {chosen} counts, the first of equals."
+    names = sorted({run.defense for run in best}, key=lambda name: order.key("defenses", name))
+    return (
+        "The checkpoint of the last epoch counts; of runs with validation: best "
+        f"({listing(map(label, names))}) that of {chosen}, the first of equals."
+    )
+
+
+def keeps_best(run: Run) -> bool:
+    """Did the accuracy on the validation split under attack choose the epoch? It cannot where it was not measured."""
+    asked = run.spec.get("defense", {}).get("validation") == "best"
+    return asked and any("val_robust" in entry for entries in run.history.values() for entry in entries)
 
 
 def history_row(runs: Sequence[Run], network: str) -> list[Block]:

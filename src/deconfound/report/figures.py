@@ -1,15 +1,16 @@
 """All figures of a report, from its inputs; each knows its section, caption and text alternative."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deconfound.report import charts, pictures, security, thetas
+from deconfound.report import charts, classmap, dotplot, pictures, security, thetas
 from deconfound.report.forest import forests
-from deconfound.report.inputs import Cell, Inputs, PerClass
+from deconfound.report.inputs import Cell, Inputs, PerClass, Summary
 from deconfound.report.matrix import condition
-from deconfound.report.plotting import Figure, Palette
+from deconfound.report.plotting import FEW, Figure, Palette, part_name, part_of, parts
 from deconfound.report.training_curves import histories
 from deconfound.report.words import Order
 
@@ -31,28 +32,54 @@ def draw(
         path.parts[-3] for path in adversarial if len(path.parts) > 2
     }
     palette = Palette.of(names, order)
-    made: list[Figure | None] = [*forests(inputs.claims)]
+    made: list[Figure] = [*forests(inputs.claims)]
     for setting, rows in by_setting(inputs.summary, order):
         table = [row for row in rows if not row.curve]
         accuracy = [row for row in table if row.metric in ("clean_accuracy", "robust_accuracy")]
         if any(row.metric == "robust_accuracy" for row in accuracy):
-            made.append(charts.bars(setting, accuracy, palette, order))
+            if crowded(accuracy):
+                made += dotplot.dots(setting, accuracy, palette, order)
+            else:
+                made.append(charts.bars(setting, accuracy, palette, order))
         if setting[1] != "clean" and any(row.metric == "asr" for row in table):
             made.append(charts.tradeoff(setting, table, palette))
         points = [row for row in rows if row.curve and row.metric == "robust_accuracy"]
-        for (attack, norm, axis), line in grouped(points, lambda row: (row.attack, row.norm, row.curve)):
-            made.append(security.curves(setting, (attack, norm, axis), line, palette))
+        for at, line in grouped(points, lambda row: (row.attack, row.norm, row.curve)):
+            made += curves(setting, at, line, palette)
     for setting, found in by_setting([row for row in inputs.properties if row.label], order):
         if shown := thetas.chosen(found, inputs.runs, order):
             beside = [row for row in inputs.per_class if row.setting == setting]
             made.append(thetas.vulnerability(setting, found, beside, palette, shown))
     for setting, classes in by_setting(inputs.per_class, order):
-        made.append(charts.per_class(setting, headline(classes), palette, order))
+        if crowded(classes):
+            made += classmap.class_maps(setting, headline(classes), palette, order)
+        else:
+            made.append(charts.per_class(setting, headline(classes), palette, order))
     made += pictures.evasion_examples(adversarial, order)
     made += pictures.backdoor_examples(poisoned, clean or {}, order)
     for setting, runs in by_setting(inputs.runs, order):
-        made.append(histories(setting, runs, palette))
-    return [figure for figure in made if figure is not None]
+        made += histories(setting, runs, palette)
+    return made
+
+
+def crowded(rows: Sequence[Cell]) -> bool:
+    """Are there more defenses than colours and a legend can tell apart?"""
+    return len({row.defense for row in rows}) > FEW
+
+
+def curves(
+    setting: charts.Setting, at: tuple[str, str, str], rows: Sequence[Summary], palette: Palette
+) -> list[Figure]:
+    """Security curves of an attack, `at` = (attack, norm, axis), in figures of as many defenses as a legend holds."""
+    defenses = [name for name in palette.names if any(row.defense == name for row in rows)]
+    groups = parts(defenses, FEW)
+    made = []
+    for number, group in enumerate(groups):
+        mine = [row for row in rows if row.defense in group]
+        whole = security.curves(setting, at, mine, palette.among(group) if len(groups) > 1 else palette)
+        name = "-".join([whole.name, *part_name(number, len(groups))])
+        made.append(replace(whole, name=name, title=whole.title + part_of(number, len(groups))))
+    return made
 
 
 def headline(rows: Sequence[PerClass]) -> list[PerClass]:

@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 
@@ -22,6 +22,9 @@ from matplotlib.lines import Line2D
 from deconfound.report.words import DAGGER, Order, label
 
 WIDTH = 4.4  # inches
+FEW = 8  # defenses that colours and a legend can tell apart in one figure
+ROWS = 30  # defenses that a figure with a row for each can hold, so that it fits a page
+LETTER = 0.062  # inches: mean width of a letter of 8 points
 INK = "#20242a"  # text and ticks; the page swaps these two for its own, so that a dark page stays legible
 GRID = "#d9dce1"
 NEUTRAL = "#7b818a"
@@ -64,6 +67,9 @@ STYLE: Any = {
 }
 
 
+Item = TypeVar("Item")
+
+
 @dataclass(frozen=True)
 class Figure:
     """A drawing with its words: `section` is where it belongs, `alt` is for those who cannot see it."""
@@ -96,11 +102,15 @@ class Palette:
         """Marker of a defense."""
         return MARKERS[self.names.index(defense) % len(MARKERS)]
 
+    def among(self, defenses: Sequence[str]) -> "Palette":
+        """This palette where it tells some defenses apart by colour, else one of these alone."""
+        return self if len(set(map(self.colour, defenses))) == len(defenses) else Palette(defenses)
 
-def canvas(height: float, rows: int = 1, **options: Any) -> tuple[Canvas, Any]:
+
+def canvas(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Canvas, Any]:
     """A figure of the report's width and its axes."""
     sns.set_theme(style="ticks", rc=STYLE)
-    return plt.subplots(rows, 1, figsize=(WIDTH, height), **options)
+    return plt.subplots(rows, columns, figsize=(WIDTH, height), **options)
 
 
 def percent_axis(axis: Any, text: str) -> None:
@@ -116,9 +126,10 @@ def key(
     *,
     line: bool,
     doubted: Collection[str] = (),
+    more: Sequence[Line2D] = (),
 ) -> None:
     """The legend above the axes: one entry per defense, in as many columns as its words allow. doubted: defenses with
-    numbers that did not pass the trust gate.
+    numbers that did not pass the trust gate; more: lines with labels of their own that follow the defenses.
     """
     handles = [
         Line2D(
@@ -132,16 +143,48 @@ def key(
         for name in defenses
     ]
     names = [shorten(label(name), 40) + f" {DAGGER}" * (name in doubted) for name in defenses]
-    longest = max(map(len, names), default=1)
+    legend(figure, [*handles, *more], [*names, *(str(handle.get_label()) for handle in more)], line=line)
+
+
+def legend(figure: Canvas, handles: Sequence[Line2D], names: Sequence[str], *, line: bool) -> None:
+    """Entries above the axes, as wide as lines or as a square."""
     figure.legend(
         handles,
         names,
         loc="outside upper left",
-        ncols=max(1, min(len(names), 56 // (longest + 6))),
+        ncols=legend_columns(names),
         handlelength=1.6 if line else 0.8,
         columnspacing=1.2,
         borderaxespad=0.2,
     )
+
+
+def legend_columns(names: Sequence[str]) -> int:
+    """Entries that stand side by side above the axes."""
+    return max(1, min(len(names), 56 // (max(map(len, names), default=1) + 6)))
+
+
+def legend_height(names: Sequence[str]) -> float:
+    """Inches that the entries take."""
+    return 0.19 * -(-len(names) // legend_columns(names))
+
+
+def parts(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
+    """Items in as few parts as hold `most` each, of sizes that differ by one at the most; in order."""
+    count = -(-len(items) // most)
+    size, longer = divmod(len(items), max(1, count))
+    starts = [number * size + min(number, longer) for number in range(count + 1)]
+    return [items[start:end] for start, end in zip(starts, starts[1:], strict=False)]
+
+
+def part_of(number: int, total: int) -> str:
+    """' (part 2 of 3)' for the second of three figures; empty for a figure that is whole."""
+    return f" (part {number + 1} of {total})" if total > 1 else ""
+
+
+def part_name(number: int, total: int) -> list[str]:
+    """What the file name of a part ends with: ['2'] for the second of three; nothing for a figure that is whole."""
+    return [str(number + 1)] if total > 1 else []
 
 
 def shorten(text: str, length: int) -> str:
