@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 LEVEL = 0.95
 ALPHA = 0.05
@@ -66,7 +66,7 @@ def wilson(hits: float, total: int, *, level: float = LEVEL) -> Interval:
     """Interval of a proportion from independent trials (Wilson 1927); [0, 1] when there are none."""
     if total == 0:
         return Interval(float("nan"), 0.0, 1.0)
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(special.ndtri(0.5 + level / 2))
     return _score(hits / total, z * z / total)
 
 
@@ -168,7 +168,9 @@ def mean(values: Floats) -> Interval:
     value = float(np.mean(values))
     if len(values) < 2:
         return Interval(value, float("-inf"), float("inf"))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    half = float(
+        special.stdtrit(len(values) - 1, 0.5 + LEVEL / 2) * np.std(values, ddof=1) / len(values) ** 0.5
+    )
     return Interval(value, value - half, value + half)
 
 
