@@ -1,7 +1,7 @@
 """What a training step of each defense costs over the bare passes that its specification asks for, in one run.
 
-A step (inner attack, loss, backward, optimiser) is timed beside the bare passes it is made of, batch by batch, so that a
-busy machine slows both: forward passes, forward and backward passes to the images (of the attack) and to the weights,
+A step (inner attack, loss, backward, optimiser) is timed beside the bare passes it is made of, batch by batch, so that
+a busy machine slows both: forward passes, forward and backward passes to the images (of the attack) and to the weights,
 at the sizes of the method, of the network and of what else it trains (style predictor, estimators). Ratios carry over
 to another machine, seconds do not. 1.00 is the floor; the aim is 1.15.
 
