@@ -39,7 +39,6 @@ PARAMETERS = {  # sections of an experiment that shape a stage's jobs or how man
     "models": {"seeds", "models", "recipes", "studies", "defenses"},
     "attacks": {"seeds", "attacks", "studies"},
     "defenses": {"seeds", "models", "recipes", "studies", "defenses", "attacks"},
-    "evaluations": {"seeds", "attacks", "studies", "properties", "calibration", "defenses"},
 }
 
 
@@ -63,13 +62,15 @@ def test_a_stage_declares_each_section_that_shapes_its_jobs(stage: str) -> None:
     assert declared == PARAMETERS[stage]
 
 
-def test_the_report_depends_on_the_whole_experiment() -> None:
-    assert STAGES["report"]["params"] == [{"config.yaml": None}]
+@pytest.mark.parametrize("stage", ["evaluations", "report"])
+def test_what_reads_many_sections_depends_on_the_whole_experiment(stage: str) -> None:
+    assert STAGES[stage]["params"] == [{"config.yaml": None}]
 
 
 def test_every_section_of_an_experiment_belongs_to_a_stage_or_only_to_the_report() -> None:
     only_the_report = {"name", "title", "description", "reports", "ledgers"}
-    assert set(Experiment.model_fields) == set().union(*PARAMETERS.values()) | only_the_report
+    whole = {"properties", "calibration"}  # of evaluations, which depend on the whole experiment
+    assert set(Experiment.model_fields) == set().union(*PARAMETERS.values()) | whole | only_the_report
     assert set(TABLES) < set(Experiment.model_fields)
 
 

@@ -152,7 +152,7 @@ def test_a_calibration_is_made_where_the_experiment_asks_for_it() -> None:
     assert graph().calibrations == [] == graph().pages
     made = graph({"calibration": {"seeds": 2}})
     assert made.calibrations == ["results/calibration/tiny.json"]
-    assert made.pages == ["reports/calibration.html"]
+    assert made.pages == ["reports/pages/calibration.html"]
     assert json.loads(made.calibration_spec())["seeds"] == 2
     assert "calibrate/tiny.tsv" in made.timings and made.listing()["calibration"] == made.calibrations
 

@@ -3,7 +3,7 @@
 YAML delivers `8/255` and `1e-3` as text; here they are numbers. `true` is never a number.
 """
 
-from fractions import Fraction
+import math
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -17,10 +17,17 @@ def number(value: Any) -> Any:
     if isinstance(value, str):
         try:
             top, slash, bottom = value.replace(" ", "").partition("/")
-            return float(Fraction(top) / Fraction(bottom)) if slash else float(value)
+            return _finite(top) / _finite(bottom) if slash else float(value)
         except (ValueError, ZeroDivisionError):
             raise ValueError(f"expected a number such as 0.03, 1e-3 or 8/255, got {value!r}") from None
     return value
+
+
+def _finite(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(text)
+    return found
 
 
 def integer(value: Any) -> Any:

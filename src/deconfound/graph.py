@@ -97,7 +97,7 @@ class Graph:
     @property
     def pages(self) -> list[str]:
         """Pages beside the report."""
-        return [f"{self.experiment.reports}/calibration.html"] if self.calibrations else []
+        return [f"{self.experiment.reports}/pages/calibration.html"] if self.calibrations else []
 
     @property
     def timings(self) -> list[str]:

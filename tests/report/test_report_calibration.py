@@ -97,7 +97,7 @@ def test_the_words_about_namid_follow_the_measurement(found: dict[str, Any], tmp
 def test_the_page_is_the_same_each_time_and_stands_alone(found: dict[str, Any], tmp_path: Path) -> None:
     first = read(found, tmp_path / "a")
     assert [place for place in first.loads if not place.startswith("#")] == ["data:,"]
-    assert first.links == ["robustness.html"]
+    assert first.links == ["../robustness.html"]
     read(found, tmp_path / "b")
     assert (tmp_path / "a/calibration.html").read_bytes() == (tmp_path / "b/calibration.html").read_bytes()
     assert len(first.ids) == len(set(first.ids)) and "script" not in first.tags

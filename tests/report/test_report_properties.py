@@ -165,7 +165,7 @@ def test_the_page_of_the_calibration_is_linked_where_the_experiment_has_one(
     made = make(tmp_path, backdoor=False, models=("cnn",))
     made.config["config"]["calibration"] = calibration
     blocks = section(report_of(made), "properties")["blocks"]
-    assert [b["file"] for b in blocks if b["kind"] == "link"] == ["calibration.html"] * linked
+    assert [b["file"] for b in blocks if b["kind"] == "link"] == ["pages/calibration.html"] * linked
 
 
 def test_theta_of_each_class_stands_in_the_order_of_the_errors(assembled: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from deconfound.report.words import (
 )
 
 Sentences = Mapping[str, str]
-CALIBRATION = "calibration.html"
+CALIBRATION = "pages/calibration.html"
 LEAD = (
     "Beyond accuracy, each paper says what happens inside a network when it is attacked. Here that is measured on "
     "every network alike, whatever it was trained with. Small print below a mean over images is its 95 % interval, "

@@ -11,7 +11,7 @@ from deconfound.storage import read_json
 
 def run(*, plan: Mapping[str, Any], out: Path) -> None:
     """Write robustness.html, robustness.pdf, report.json, metrics.json, plots.csv and figures into `out`, and beside
-    them calibration.html where the plan has a calibration.
+    them pages/calibration.html where the plan has a calibration.
 
     plan: what `deconfound plan` wrote; the tables are expected in out/tables.
     """
@@ -25,4 +25,4 @@ def run(*, plan: Mapping[str, Any], out: Path) -> None:
         out=out,
     )
     for path in plan["calibration"]:
-        page(read_json(Path(path)), out)
+        page(read_json(Path(path)), out / "pages")
