@@ -196,10 +196,12 @@ def test_a_clone_after_dvc_pull_has_nothing_to_do_in_either_engine(
     assert clone.digests() == versioned.digests()
 
 
-def test_in_dvc_too_an_edit_of_one_defense_changes_that_stage_and_no_other(versioned: Project) -> None:
+def test_in_dvc_too_an_edit_of_one_defense_changes_its_training_and_the_evaluation_that_knows_it(
+    versioned: Project,
+) -> None:
     path = versioned.folder / "src/deconfound/defenses/cbd.py"
     before = path.read_text()
     versioned.edit("src/deconfound/defenses/cbd.py", "+ clean + 1e-8", "+ clean + 2e-8")
     changed = set(re.findall(r"^(\w+):$", versioned.run("dvc", "status"), flags=re.MULTILINE))
     path.write_text(before)
-    assert changed == {"defenses"}
+    assert changed == {"defenses", "evaluations"}
