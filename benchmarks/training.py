@@ -73,12 +73,12 @@ def methods(given: Setting) -> dict[str, tuple[Objective, Passes]]:
     climb = Ascent(threat=ThreatModel(eps=0.1), step_size=0.02, steps=STEPS)
     model, rng = given.network, torch.Generator().manual_seed(0)
     estimators = Estimators(SMALL, tuple(given.x.shape[1:]), CLASSES).eval().requires_grad_(False)  # type: ignore[arg-type]
-    attack = {"attack": STEPS}
+    attack = {"attack": 1}
     styled = {
-        "attack": STEPS,
+        "attack": 1,
         "look": 1,
         "train": 2,
-        "style attack": STEPS,
+        "style attack": 1,
         "style train": 1,
         "style loss": 2,
     }
@@ -104,17 +104,18 @@ def methods(given: Setting) -> dict[str, tuple[Objective, Passes]]:
 
 
 def bare(given: Setting) -> dict[str, Callable[[], object]]:
-    """The bare passes, each on the whole batch but `half`."""
+    """The bare passes, each on the whole batch but `half`; those of an attack as many as it has steps."""
     model, x, y = given
     width = model.head.in_features
     half = len(x) // 2
     predictor, style = StylePredictor(width, CLASSES), torch.randn(len(x), width)
     estimators = Estimators(SMALL, tuple(x.shape[1:]), CLASSES).eval().requires_grad_(False)  # type: ignore[arg-type]
 
-    def to_images(net: nn.Module, z: Tensor) -> None:
-        with eval_mode(net):
-            z = z.detach().requires_grad_()
-            torch.autograd.grad(F.cross_entropy(net(z), y), z)
+    def to_images(net: nn.Module, z: Tensor, count: int) -> None:
+        with eval_mode(net):  # once, as an attack does
+            for _ in range(count):
+                z = z.detach().requires_grad_()
+                torch.autograd.grad(F.cross_entropy(net(z), y), z)
 
     def to_weights(net: nn.Module, z: Tensor, y: Tensor) -> None:
         net.train()
@@ -132,13 +133,13 @@ def bare(given: Setting) -> dict[str, Callable[[], object]]:
         )
 
     return {
-        "attack": lambda: to_images(model, x),
+        "attack": lambda: to_images(model, x, STEPS),
         "look": look,
         "train": lambda: to_weights(model, x, y),
         "half": lambda: to_weights(model, x[:half], y[:half]),
-        "style attack": lambda: to_images(predictor, style),
+        "style attack": lambda: to_images(predictor, style, STEPS),
         "style train": lambda: to_weights(predictor, style, y),
-        "style loss": lambda: to_images(predictor, style),
+        "style loss": lambda: to_images(predictor, style, 1),
         "estimate": estimate,
     }
 
