@@ -20,7 +20,6 @@ LAYERS = [
     ["gate", "calibration_spec"],
     ["rng", "threat", "registry", "storage", "fingerprint", "progress", "device"],
     ["data"],
-    ["poisons"],
     ["models"],
     ["attacks"],
     ["information"],
@@ -29,8 +28,10 @@ LAYERS = [
     ["estimator_training"],
     ["recipe"],
     ["optimisers"],
+    ["detectors"],
     ["defenses"],
     ["training"],
+    ["poisons"],
     ["engine"],
     ["evaluation"],
     ["measures"],
@@ -53,6 +54,7 @@ LAYERS = [
     ["report"],
     ["steps"],
     ["options"],
+    ["commands"],
     ["__main__"],
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

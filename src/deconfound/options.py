@@ -40,6 +40,12 @@ def listing(plan: Path, *keys: str) -> dict[str, Any]:
 Spec = Annotated[
     Any, typer.Option(parser=parse_json, metavar="JSON", help="Parameters as JSON, or @FILE with JSON.")
 ]
+OptionalSeed = Annotated[
+    int | None, typer.Option(min=0, help="One integer; every random draw derives from it.")
+]
+Manifest = Annotated[
+    Path | None, typer.Option(help="Make again the poisoned set that a manifest (JSON) describes.")
+]
 Out = Annotated[Path, typer.Option(help="Where to write.", dir_okay=True)]
 Seed = Annotated[int, typer.Option(min=0, help="One integer; every random draw of the step derives from it.")]
 Threads = Annotated[

@@ -169,6 +169,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def array_digest(*arrays: Array) -> str:
+    """Hexadecimal SHA-256 of the content of arrays: dtypes, shapes and bytes."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
 @cache
 def commit() -> str | None:
     """Commit of the source in use, with `+` when the package differs from it; None outside a checkout."""

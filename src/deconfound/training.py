@@ -68,15 +68,17 @@ class Trainer:
         every: int = 0,
         validate: Validate | None = None,
         keep_best: bool = False,
+        data: Images | None = None,
     ) -> int:
         """Minimise `objective`; see defenses.workbench.Fit. Raises UserError when the loss is no longer
         finite.
         """
         recipe = recipe or self.recipe
-        parts = batches(len(self.y), recipe.batch_size, drop_last=recipe.drop_last)
+        seen = Images(self.x, self.y) if data is None else Images(*(part.to(self.device) for part in data))
+        parts = batches(len(seen.y), recipe.batch_size, drop_last=recipe.drop_last)
         optimizer = make_optimizer(recipe, model.parameters())
         loop = Loop(
-            model, objective, optimizer, recipe, phase, parts, watch, every, average=averaged(model, recipe)
+            model, objective, optimizer, recipe, phase, seen, parts, watch, every, averaged(model, recipe)
         )
         state = State(self._file(phase), loop)
         epoch, records, ended = state.load()
@@ -100,7 +102,8 @@ class Trainer:
     def _epoch(self, loop: "Loop", epoch: int) -> tuple[float, int, bool]:
         """One pass: mean loss, steps taken, and whether the watch ended the training."""
         recipe, parts, phase = loop.recipe, loop.parts, loop.phase
-        order = torch.randperm(len(self.y), generator=generator(self.seed, "batches", phase, epoch))
+        images, labels = loop.data
+        order = torch.randperm(len(labels), generator=generator(self.seed, "batches", phase, epoch))
         rng = generator(self.seed, "objective", phase, epoch)
         views = generator(self.seed, "augment", phase, epoch)
         total = torch.zeros((), device=self.device)
@@ -108,8 +111,8 @@ class Trainer:
             for index, part in enumerate(parts):
                 loop.pace(Pace(epoch, recipe.epochs, (epoch + index / len(parts)) / recipe.epochs))
                 chosen = order[part].to(self.device)
-                x = augment(to_unit(self.x[chosen]), recipe, rng=views)
-                total += loop.step(x, self.y[chosen], rng=rng)
+                x = augment(to_unit(images[chosen]), recipe, rng=views)
+                total += loop.step(x, labels[chosen], rng=rng)
                 if loop.ended(epoch * len(parts) + index + 1):
                     return self._finite(total / (index + 1), phase, epoch), index + 1, True
         return self._finite(total / len(parts), phase, epoch), len(parts), False
@@ -151,8 +154,8 @@ def averaged(model: Classifier, recipe: Recipe) -> AveragedModel | None:
 
 @dataclass
 class Loop:
-    """One training under way: what is moved, by what, and what is remembered of it. best: value and weights of the best
-    epoch so far, where they are kept.
+    """One training under way: what is moved, by what, and what is remembered of it. data: images and labels on the
+    device; best: value and weights of the best epoch so far, where they are kept.
     """
 
     model: Classifier
@@ -160,6 +163,7 @@ class Loop:
     optimizer: torch.optim.Optimizer
     recipe: Recipe
     phase: str
+    data: Images
     parts: list[slice]
     watch: Watch | None = None
     every: int = 0

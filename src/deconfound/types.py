@@ -39,16 +39,6 @@ class Source(NamedTuple):
     classes: tuple[str, ...]
 
 
-class Poisoned(NamedTuple):
-    """A training set after an attacker touched it.
-
-    images: what a defender receives. mask (N,) bool: True where edited; for scoring, never for a defense.
-    """
-
-    images: Images
-    mask: Tensor
-
-
 class Dataset(Protocol):
     """A source of images; frozen hyper-parameters, no state."""
 
@@ -65,23 +55,6 @@ class Trigger(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Stamp (N, C, H, W) uint8; a new tensor of the same shape and dtype."""
-
-
-class Poison(Protocol):
-    """Whom the attacker edits, how, and with which label."""
-
-    def __call__(self, clean: Images, *, classes: int, rng: Generator) -> Poisoned:
-        """Edit a fraction of a training set of K = classes classes; the argument is left alone."""
-
-    def triggered(self, test: Images, *, classes: int) -> Images:
-        """Every test image stamped, with the label the attacker hopes for; same order as `test`."""
-
-    def faults(self, shape: tuple[int, int, int] | None, classes: int | None) -> list[str]:
-        """What cannot be on images of `shape` (C, H, W) in so many classes; None where unknown before the
-        fetch.
-
-        Each fault begins with its key.
-        """
 
 
 class Attack(Protocol):

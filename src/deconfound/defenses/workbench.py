@@ -47,8 +47,10 @@ class Fit(Protocol):
         every: int = 0,
         validate: Validate | None = None,
         keep_best: bool = False,
+        data: Images | None = None,
     ) -> int:
-        """Minimise `objective` over the training set. phase names the random streams, the history and the
+        """Minimise `objective` over the training set, or over `data` instead (held-out images, a part of the
+        training set). phase names the random streams, the history and the
         file of a killed run; recipe defaults to the run's own; watch is called every `every` steps; validate after
         every epoch, and with keep_best the weights of its best epoch (the first of equals) are what remains.
         Returns the number of steps taken."""

@@ -11,11 +11,11 @@ from deconfound.defenses import DEFENSES
 from deconfound.defenses.workbench import Workbench
 from deconfound.errors import DataError
 from deconfound.models import MODELS
-from deconfound.models.classifier import Classifier
 from deconfound.recipe import Recipe
 from deconfound.registry import build
-from deconfound.rng import generator, global_seed
+from deconfound.rng import generator
 from deconfound.steps.images import load_images
+from deconfound.steps.networks import fresh
 from deconfound.steps.spec import require
 from deconfound.steps.weights import load_model
 from deconfound.storage import (
@@ -70,7 +70,7 @@ def run(
             data=images,
             val=held,
             recipe=recipe,
-            network=partial(_network, architecture, images, len(classes), seed, device),
+            network=partial(fresh, architecture, images, len(classes), seed, device),
             rng=partial(generator, seed),
             fit=trainer.fit,
             start=load_model(start, device) if start else None,
@@ -90,16 +90,6 @@ def run(
         write_json(out / "run.json", about)
         for state in (scratch / key).glob("*.safetensors"):
             state.unlink()
-
-
-def _network(
-    architecture: Any, images: Images, classes: int, seed: int, device: torch.device, purpose: str
-) -> Classifier:
-    """A fresh network for images like these, normalised for them; the purpose selects the initialisation."""
-    with global_seed(generator(seed, "init", purpose)):
-        model: Classifier = architecture(tuple(images.x.shape[1:]), classes)
-    model.normalise_like(images.x)
-    return model.to(device)
 
 
 def _crafted(path: Path, images: Images) -> torch.Tensor:

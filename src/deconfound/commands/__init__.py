@@ -1,0 +1,1 @@
+"""The subcommands, one per rule of the graph: parse, call, write."""
