@@ -35,6 +35,7 @@ LAYERS = [
     ["engine"],
     ["evaluation"],
     ["measures"],
+    ["detection"],
     ["properties"],
     ["statistics"],
     ["decomposition"],

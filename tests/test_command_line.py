@@ -123,7 +123,7 @@ FETCH = {
     "slice": {"train": 150, "test": 40},
     "split_seed": 0,
 }
-BADNETS = {"kind": "badnets", "rate": 0.1, "target": 2}
+BADNETS = {"poison": {"kind": "badnets", "rate": 0.1, "target": 2}}
 PGD = {"kind": "pgd", "eps": 0.2, "steps": 2}
 EVALUATE = {
     "attacks": {"pgd": PGD, "transfer": {"kind": "transfer", "attack": "pgd", "crafted_by": PGD}},
@@ -237,7 +237,7 @@ def test_the_chain_works_by_hand_and_gives_the_same_bytes_in_another_process(her
     assert made == checksums(two)
     assert set(made) == {
         *(f"data/clean/digits/{name}.npz" for name in ("train", "val", "test")),
-        "data/poisoned/digits/badnets/seed3.npz",
+        *(f"data/poisoned/digits/badnets/seed3.{kind}" for kind in ("npz", "json")),
         "data/adversarial/pgd.npz",
         *(
             f"checkpoints/{d}/{f}"
@@ -300,6 +300,7 @@ def check_artifacts(folder: Path) -> None:
         "biased_loss_clean",
         "biased_loss_poisoned",
         "first_weight_ratio",
+        "training_cost",
     ]
 
 
@@ -375,7 +376,8 @@ def test_a_spec_or_run_without_its_parts_is_refused(
         (prepared / "foreign.json").write_text(content)
         for name in ("claims", "report"):
             assert "foreign.json" in refused(capsys, name, "--plan", "foreign.json", "--out", "out")
-    for name, spec in {"poison": BADNETS | {"raet": 1}, "attack": PGD | {"raet": 1}}.items():
+    raet = {"poison": BADNETS["poison"] | {"raet": 1}}
+    for name, spec in {"poison": raet, "attack": PGD | {"raet": 1}}.items():
         assert "raet: unknown key" in refused(capsys, *replaced(commands[name], "--spec", json.dumps(spec)))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from deconfound.models import MODELS
 from deconfound.models.classifier import Classifier, predict
 from deconfound.models.small_cnn import SmallCNN
 from deconfound.poisons import POISONS
+from deconfound.poisons.workshop import Workshop
 from deconfound.properties import PROPERTIES
 from deconfound.recipe import Recipe
 from deconfound.registry import build, resolve
 from deconfound.rng import generator, global_seed
+from deconfound.training import Trainer
 from deconfound.types import Images, Source
 
 TABLES = {
@@ -223,36 +226,53 @@ def test_an_attack_works_on_few_classes_and_on_tiny_images(
 # Poisons
 
 
+def shop(images: Images, seed: int = 0) -> Workshop:
+    """A workshop with everything that a poison may need: a small network, trained briefly."""
+    nobody = Images(images.x[:0], images.y[:0])
+    recipe = Recipe(epochs=1, batch_size=10)
+    fit = Trainer(images, nobody, recipe, seed, torch.device("cpu")).fit
+    rng = partial(generator, seed, "poison")
+    return Workshop(images, 3, rng, partial(small_network, seed=seed), recipe, fit)
+
+
 @pytest.mark.parametrize("kind", POISONS)
 def test_a_poison_edits_what_its_mask_says_and_nothing_else(kind: str) -> None:
     poison, clean = made("poisons", kind), tiny_images(40)
     x, y = clean.x.clone(), clean.y.clone()
 
-    (images, mask) = poison(clean, classes=3, rng=fresh())
+    images, mask, cover, planting = poison(shop(clean))
 
     assert same(tuple(clean), (x, y))
+    edited = mask | cover
+    assert cover.shape == y.shape and cover.dtype == torch.bool and not (mask & cover).any()
+    assert torch.equal(images.y[cover], y[cover])
     assert images.x.shape == x.shape and images.x.dtype == torch.uint8
     assert images.y.shape == y.shape and images.y.dtype == torch.int64
     assert mask.shape == y.shape and mask.dtype == torch.bool and 0 < int(mask.sum()) < 40
-    assert torch.equal(images.x[~mask], x[~mask]) and torch.equal(images.y[~mask], y[~mask])
+    assert torch.equal(images.x[~edited], x[~edited]) and torch.equal(images.y[~mask], y[~mask])
     assert (images.x[mask] != x[mask]).flatten(1).any(1).all()
     assert set(images.y.tolist()) <= {0, 1, 2}
     torch.manual_seed(5)
-    again = poison(clean, classes=3, rng=fresh())
+    again = poison(shop(clean))
     assert same(tuple(again.images), tuple(images)) and torch.equal(again.mask, mask)
-    assert not torch.equal(poison(clean, classes=3, rng=fresh(1)).mask, mask)
+    assert same(dict(again.planting.arrays), dict(planting.arrays))
+    assert not torch.equal(poison(shop(clean, seed=1)).mask, mask)
 
 
 @pytest.mark.parametrize("kind", POISONS)
 def test_a_poison_stamps_every_test_image_in_its_order(kind: str) -> None:
     poison, test = made("poisons", kind), tiny_images(12)
     x = test.x.clone()
-    stamped = poison.triggered(test, classes=3)
-    assert torch.equal(test.x, x) and stamped.x.dtype == torch.uint8 and stamped.x.shape == x.shape
-    assert stamped.y.dtype == torch.int64 and set(stamped.y.tolist()) <= {0, 1, 2}
+    stamp = poison(shop(tiny_images(40, seed=1))).planting.stamp
+    stamped, hoped = stamp(x), poison.hoped(test.y, classes=3)
+    assert torch.equal(test.x, x) and stamped.dtype == torch.uint8 and stamped.shape == x.shape
+    assert (stamped != x).any()
+    assert hoped.dtype == torch.int64 and hoped.shape == test.y.shape and set(hoped.tolist()) <= {0, 1, 2}
     back = torch.arange(11, -1, -1)
-    reverse = poison.triggered(Images(test.x[back], test.y[back]), classes=3)
-    assert torch.equal(reverse.x, stamped.x[back]) and torch.equal(reverse.y, stamped.y[back])
+    assert torch.equal(stamp(x[back]), stamped[back])
+    assert torch.equal(poison.hoped(test.y[back], classes=3), hoped[back])
+    assert torch.equal(torch.cat([stamp(x[:5]), stamp(x[5:])]), stamped)
+    assert stamp(x[:0]).shape == x[:0].shape
 
 
 @pytest.mark.parametrize("kind", POISONS)

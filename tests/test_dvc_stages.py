@@ -8,6 +8,7 @@ import yaml
 from deconfound.attacks import ATTACKS
 from deconfound.data import DATASETS
 from deconfound.defenses import DEFENSES
+from deconfound.detectors import DETECTORS
 from deconfound.experiment import TABLES, Experiment
 from deconfound.fingerprint import closure
 from deconfound.models import MODELS
@@ -23,19 +24,19 @@ def modules(*tables: dict[str, str]) -> list[str]:
 
 
 NEEDS = {
-    "data": ["deconfound.steps.fetch", "deconfound.steps.poison", *modules(DATASETS, POISONS)],
+    "data": ["deconfound.steps.fetch", "deconfound.steps.poison", *modules(DATASETS, POISONS, MODELS)],
     "models": ["deconfound.steps.train", "deconfound.defenses.standard", *modules(MODELS)],
     "attacks": ["deconfound.steps.attack", *modules(ATTACKS, MODELS)],
     "defenses": ["deconfound.steps.train", "deconfound.steps.attack", *modules(DEFENSES, MODELS, ATTACKS)],
     "evaluations": [
         "deconfound.steps.evaluate",
         "deconfound.steps.calibrate",
-        *modules(ATTACKS, MODELS, PROPERTIES, DEFENSES),
+        *modules(ATTACKS, MODELS, PROPERTIES, DETECTORS, DEFENSES),
     ],
     "report": ["deconfound.steps.claims", "deconfound.steps.report", "deconfound.steps.timings"],
 }
 PARAMETERS = {  # sections of an experiment that shape a stage's jobs or how many there are
-    "data": {"seeds", "datasets", "poisons", "studies"},
+    "data": {"seeds", "datasets", "poisons", "studies", "models", "recipes"},
     "models": {"seeds", "models", "recipes", "studies", "defenses"},
     "attacks": {"seeds", "attacks", "studies"},
     "defenses": {"seeds", "models", "recipes", "studies", "defenses", "attacks"},
@@ -69,7 +70,7 @@ def test_what_reads_many_sections_depends_on_the_whole_experiment(stage: str) ->
 
 def test_every_section_of_an_experiment_belongs_to_a_stage_or_only_to_the_report() -> None:
     only_the_report = {"name", "title", "description", "reports", "ledgers"}
-    whole = {"properties", "calibration"}  # of evaluations, which depend on the whole experiment
+    whole = {"properties", "detectors", "calibration"}  # of evaluations, which depend on the whole experiment
     assert set(Experiment.model_fields) == set().union(*PARAMETERS.values()) | whole | only_the_report
     assert set(TABLES) < set(Experiment.model_fields)
 

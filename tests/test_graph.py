@@ -148,6 +148,28 @@ def test_an_evaluation_with_properties_reads_what_the_run_was_trained_on() -> No
     assert "--train" not in made.scoring_options(asked)
 
 
+def test_an_evaluation_with_detectors_reads_what_the_run_was_trained_on_and_held_out_images() -> None:
+    block = {"kind": "strip"}
+    made = graph({"detectors.strip": block, "studies.backdoor.detectors": ["strip"]})
+    poisoned, val = "data/poisoned/digits/badnets/seed1.npz", "data/clean/digits/val.npz"
+    asked = SimpleNamespace(dataset="digits", poison="badnets", model="cnn", defense="cbd", seed="1")
+    assert made.scoring_files(asked) == [val, poisoned]
+    assert made.scoring_options(asked) == f"--poisoned {poisoned} --train {poisoned} --val {val}"
+    assert json.loads(made.evaluate_spec(asked))["detectors"]["strip"]["kind"] == "strip"
+    asked.poison, asked.defense = "clean", "trades"
+    assert "--val" not in made.scoring_options(asked)
+    assert json.loads(made.evaluate_spec(asked))["detectors"] == {}
+
+
+def test_a_poison_that_trains_a_network_is_told_which_and_how() -> None:
+    block = {"kind": "label_consistent", "surrogate": "cnn", "recipe": "short"}
+    made = graph({"poisons.badnets": block})
+    spec = json.loads(made.poison_spec(POISONED))
+    assert (spec["poison"]["kind"], spec["surrogate"]["kind"]) == ("label_consistent", "small_cnn")
+    assert spec["training"]["epochs"] == 1 and "surrogate" not in spec["poison"]
+    assert json.loads(graph().poison_spec(POISONED)).keys() == {"poison"}
+
+
 def test_a_calibration_is_made_where_the_experiment_asks_for_it() -> None:
     assert graph().calibrations == [] == graph().pages
     made = graph({"calibration": {"seeds": 2}})
@@ -167,7 +189,8 @@ def test_two_transfers_of_one_stored_set_read_it_once() -> None:
 
 def test_the_artifacts_of_an_experiment() -> None:
     made = graph()
-    assert made.data == [*SPLITS, *(f"data/poisoned/digits/badnets/seed{s}.npz" for s in (0, 1))]
+    poisoned = [f"data/poisoned/digits/badnets/seed{s}.{kind}" for s in (0, 1) for kind in ("json", "npz")]
+    assert made.data == [*SPLITS, *poisoned]
     assert made.crafted == [f"data/adversarial/digits/clean/cnn/standard/seed{s}/pgd.npz" for s in (0, 1)]
     assert made.evaluations == [f"results/{run}/evaluation.json" for run in made.runs]
     listing = json.loads(json.dumps(made.listing()))

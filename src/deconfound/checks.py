@@ -28,12 +28,13 @@ def check(experiment: Experiment, *, parts_are_valid: bool = True) -> list[str]:
     for kind, names in RESERVED.items():
         for name in sorted(names & getattr(experiment, kind).keys()):
             faults.append(f"{kind}.{name}: the name {name!r} stands for {names[name]}; choose another")
-    faults += [*_check_starts(experiment), *_check_lineage(experiment)]
+    faults += [*_check_starts(experiment), *_check_lineage(experiment), *_check_surrogates(experiment)]
     for name, study in experiment.studies.items():
         faults += [f"studies.{name}.{fault}" for fault in _check_names(study, experiment)]
     if parts_are_valid:
         faults += _check_transfers(experiment)
         faults += _check_adaptive(experiment)
+        faults += _check_needs(experiment)
     if faults or not parts_are_valid:
         return faults
     for name, study in experiment.studies.items():
@@ -71,6 +72,16 @@ def _check_lineage(experiment: Experiment) -> Iterator[str]:
             yield f"defenses.{name}.crafted_by: expected starts_from beside it: the run that the images are crafted on"
 
 
+def _check_surrogates(experiment: Experiment) -> Iterator[str]:
+    """The network that a poison trains for itself: its architecture and its recipe."""
+    for name, block in experiment.poisons.items():
+        for key, known in (("surrogate", experiment.models), ("recipe", experiment.recipes)):
+            given = block.get(key)
+            if given is not None and given not in known:
+                hint = nearest(given, known)
+                yield f"poisons.{name}.{key}: expected a name defined in this experiment, got {given!r}{hint}"
+
+
 def _check_transfers(experiment: Experiment) -> Iterator[str]:
     crafting = {
         n: b for n, b in experiment.attacks.items() if not isinstance(make("attacks", n, b), Transfer)
@@ -85,18 +96,25 @@ def _check_transfers(experiment: Experiment) -> Iterator[str]:
 
 
 def _check_adaptive(experiment: Experiment) -> Iterator[str]:
-    """Every defense declares how it is attacked by somebody who knows it, and has what it needs to start."""
+    """Every defense declares how it is attacked by somebody who knows it."""
     for name, block in experiment.defenses.items():
         defense = make("defenses", name, block)
-        for key in getattr(defense, "needs", ()):
-            if not block.get(key):
-                yield f"defenses.{name}.{key}: required key is missing (a {block['kind']} cannot start without it)"
         adaptive = getattr(defense, "adaptive", None)
         if not isinstance(adaptive, Adaptive) or not (adaptive.attacks or adaptive.poisons):
             yield (
                 f"defenses.{name}: expected a defense that declares its adaptive attack (a class attribute `adaptive ="
                 f" Adaptive(why, attacks=(...))`), got {type(defense).__name__}, which has none"
             )
+
+
+def _check_needs(experiment: Experiment) -> Iterator[str]:
+    """Every defense and every poison has what it needs to start."""
+    for kind in ("defenses", "poisons"):
+        for name, block in getattr(experiment, kind).items():
+            for key in getattr(make(kind, name, block), "needs", ()):
+                if not block.get(key):
+                    start = f"a {block['kind']} cannot start without it"
+                    yield f"{kind}.{name}.{key}: required key is missing ({start})"
 
 
 def _check_names(study: Study, experiment: Experiment) -> Iterator[str]:
@@ -111,6 +129,7 @@ def _check_names(study: Study, experiment: Experiment) -> Iterator[str]:
         ("alone", study.alone, study.attacks),
         ("keep", study.keep, experiment.attacks),
         ("properties", study.properties, experiment.properties),
+        ("detectors", study.detectors, experiment.detectors),
         ("curves", [curve.attack for curve in study.curves], experiment.attacks),
     ]
     for key, names, known in sections:

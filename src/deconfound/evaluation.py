@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deconfound.attacks import ATTACKS
 from deconfound.attacks.transfer import Transfer
@@ -135,24 +136,29 @@ class Evaluation:
             self._add(name, left, threat.norm, threat.eps, curve=axis, steps=steps)
             tick(f"{name} {axis} {value:g}: {len(left)} stand")
 
-    def backdoor(self, poison: str, triggered: Images) -> dict[str, NDArray[np.int64]]:
+    def backdoor(
+        self, poison: str, triggered: Images, cross: Tensor | None = None
+    ) -> dict[str, NDArray[np.int64]]:
         """ASR and triggered accuracy on images whose hoped-for label is not the true one; recall of the
         target class.
 
-        triggered: every test image stamped, in the order of the test split. Returns the labels of the new
-        subsets.
+        triggered: every test image stamped, in the order of the test split, with the label hoped for; cross: the test
+        images with a look-alike of the trigger that should change nothing. Returns the labels of the new subsets.
         """
         true = self.engine.images.y
         hoped = triggered.y
         victims = hoped != true
+        if cross is not None:
+            right = predict(self.engine.judged, cross).argmax(1) == true
+            self.entries.append(Entry("cross_accuracy", poison, "test", right.numpy()))
         guess = predict(self.engine.judged, triggered.x[victims]).argmax(1)
         self.entries.append(Entry("asr", poison, "triggered", (guess == hoped[victims]).numpy()))
         self.entries.append(
             Entry("triggered_accuracy", poison, "triggered", (guess == true[victims]).numpy())
         )
         subsets = {"triggered": true[victims].numpy()}
-        if len(torch.unique(hoped)) == 1:
-            own = (true == hoped).numpy()
+        if (target := target_of(true, hoped)) is not None:
+            own = (true == target).numpy()
             self.entries.append(Entry("target_recall", "none", "target", self.engine.clean[own]))
             subsets["target"] = true.numpy()[own]
         return subsets
@@ -163,6 +169,14 @@ class Evaluation:
         hits = np.zeros(self.count, bool)
         hits[left] = True
         self.entries.append(Entry("robust_accuracy", attack, self.subset, hits, norm, eps, curve, steps))
+
+
+def target_of(true: Tensor, hoped: Tensor) -> int | None:
+    """The one class that an attacker hopes for, from true labels (N,) and those hoped for (N,), which are the true ones
+    of images that are no victims; None where there are several, or none.
+    """
+    wanted = torch.unique(hoped[hoped != true])
+    return int(wanted) if len(wanted) == 1 else None
 
 
 def budget(attack: Any, block: Mapping[str, Any], name: str) -> Any:

@@ -13,6 +13,7 @@ from deconfound.attacks import ATTACKS
 from deconfound.calibration_spec import Calibration
 from deconfound.data import DATASETS
 from deconfound.defenses import DEFENSES
+from deconfound.detectors import DETECTORS
 from deconfound.fields import Count, Eps, Natural, OpenFraction, hyperparameters
 from deconfound.gate import Gate
 from deconfound.models import MODELS
@@ -84,11 +85,12 @@ class Curve(_Strict):
 class Study(_Strict):
     """A grid: every dataset x poison x model x defense, for every seed, under every attack.
 
-    control: the defense that differences are taken against. Attacks run in the order of their list, each on what those
-    before it left standing; alone: attacks that are also measured by themselves. keep: attacks whose images, crafted
-    on the base runs, are stored. properties: what else is measured on every model. examples: attack only the first so
-    many test images. gate: what the trust gate spends on every model; null leaves it out, and says so beside every
-    number. recipe: of every defense that does not name its own.
+    control: the defense that differences are taken against. Attacks run in the order of their list, each on what
+    those before it left standing; alone: attacks that are also measured by themselves. keep: attacks whose images,
+    crafted on the base runs, are stored. properties: what else is measured on every model. detectors: what looks for
+    the backdoor in every model, its training set and its inputs. examples: attack only the first so many test images.
+    gate: what the trust gate spends on every model; null leaves it out, and says so beside every number. recipe: of
+    every defense that does not name its own.
     """
 
     title: str = ""
@@ -102,6 +104,7 @@ class Study(_Strict):
     alone: list[Name] = []
     keep: list[Name] = []
     properties: list[Name] = []
+    detectors: list[Name] = []
     curves: list[Curve] = []
     examples: Count | None = None
     gate: Gate | None = Gate()
@@ -125,6 +128,7 @@ class Experiment(_Strict):
     poisons: dict[Name, Block] = {}
     attacks: dict[Name, Block] = {}
     properties: dict[Name, Block] = {}
+    detectors: dict[Name, Block] = {}
     calibration: Calibration | None = None
     defenses: dict[Name, Block] = Field(min_length=1)
     studies: dict[Name, Study] = Field(min_length=1)
@@ -133,17 +137,17 @@ class Experiment(_Strict):
 RECIPES: Table = {"recipe": f"{Recipe.__module__}:{Recipe.__name__}"}
 PREPARATIONS: Table = {"preparation": f"{Preparation.__module__}:{Preparation.__name__}"}
 PREPARATION_KEYS = ("val", "slice", "split_seed")
-LINEAGE_KEYS = (
-    "starts_from",
-    "crafted_by",
-    "recipe",
-)  # what a defense's block may say besides its parameters
+LINEAGE_KEYS = {  # what a block may say of other parts of the experiment, besides its parameters
+    "defenses": ("starts_from", "crafted_by", "recipe"),
+    "poisons": ("surrogate", "recipe"),
+}
 TABLES: dict[str, Table] = {
     "datasets": DATASETS,
     "models": MODELS,
     "poisons": POISONS,
     "attacks": ATTACKS,
     "properties": PROPERTIES,
+    "detectors": DETECTORS,
     "defenses": DEFENSES,
 }
 
@@ -155,8 +159,8 @@ def make(kind: str, name: str, block: Mapping[str, Any]) -> Any:
     if kind == "datasets":
         preparation(name, block)
         block = {key: value for key, value in block.items() if key not in PREPARATION_KEYS}
-    if kind == "defenses":
-        block = {key: value for key, value in block.items() if key not in LINEAGE_KEYS}
+    if kind in LINEAGE_KEYS:
+        block = {key: value for key, value in block.items() if key not in LINEAGE_KEYS[kind]}
     return build(TABLES[kind], block, at=f"{kind}.{name}")
 
 

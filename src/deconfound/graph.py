@@ -34,6 +34,11 @@ def poisoned(run: Run) -> str:
     return f"data/poisoned/{run.dataset}/{run.poison}/seed{run.seed}.npz"
 
 
+def manifest(run: Run) -> str:
+    """File from which the poisoned sets of a run are made again."""
+    return f"data/poisoned/{run.dataset}/{run.poison}/seed{run.seed}.json"
+
+
 def adversarial(run: Run, attack: str) -> str:
     """File of a crafted set."""
     return f"data/adversarial/{run}/{attack}.npz"
@@ -76,7 +81,8 @@ class Graph:
         """Files of all splits and poisoned sets."""
         datasets = sorted({run.dataset for run in self.runs})
         sets = [split(dataset, name) for dataset in datasets for name in SPLITS]
-        return sets + sorted({poisoned(run) for run in self.runs if run.poison != CLEAN})
+        poisons = [run for run in self.runs if run.poison != CLEAN]
+        return sets + sorted({file for run in poisons for file in (poisoned(run), manifest(run))})
 
     @property
     def crafted(self) -> list[str]:
@@ -137,8 +143,7 @@ class Graph:
         files = {adversarial(*source) for source in self.plan.transfers(run).values()}
         if run.poison != CLEAN:
             files.add(poisoned(run))
-        if self._has_properties(run):
-            files.add(self.training_set(wildcards))
+        files |= {file for _, file in self._knowledge(run, wildcards)}
         return sorted(files)
 
     def start_option(self, wildcards: Any) -> str:
@@ -153,10 +158,10 @@ class Graph:
         return self.plan.folder(run_of(wildcards))
 
     def scoring_options(self, wildcards: Any) -> str:
-        """`--poisoned FILE`, `--train FILE` and `--stored NAME=FILE`, where a run has them."""
+        """`--poisoned FILE`, `--train FILE`, `--val FILE` and `--stored NAME=FILE`, where a run has them."""
         run = run_of(wildcards)
         options = [f"--poisoned {poisoned(run)}"] if run.poison != CLEAN else []
-        options += [f"--train {self.training_set(wildcards)}"] if self._has_properties(run) else []
+        options += [f"--{name} {file}" for name, file in self._knowledge(run, wildcards)]
         options += [
             f"--stored {name}={adversarial(*source)}" for name, source in self.plan.transfers(run).items()
         ]
@@ -172,7 +177,7 @@ class Graph:
 
     def poison_spec(self, wildcards: Any) -> str:
         """Parameters of a poison."""
-        return _text(self.plan.block("poisons", wildcards.poison))
+        return _text(self.plan.poisoning(wildcards.poison))
 
     def train_spec(self, wildcards: Any) -> str:
         """Parameters of a training."""
@@ -196,7 +201,9 @@ class Graph:
 
     def poison_code(self, wildcards: Any) -> str:
         """Fingerprint of a poisoning."""
-        return fingerprint("deconfound.steps.poison", self._module("poisons", wildcards.poison))
+        modules = [self._module("poisons", wildcards.poison)]
+        surrogate = self.experiment.poisons[wildcards.poison].get("surrogate")
+        return fingerprint("deconfound.steps.poison", *modules, *self._modules("models", surrogate))
 
     def train_code(self, wildcards: Any) -> str:
         """Fingerprint of a training."""
@@ -215,7 +222,8 @@ class Graph:
         blocks = self.plan.attacks(run)
         kinds = [*blocks["attacks"].values(), *(curve["attack"] for curve in blocks["curves"])]
         modules = {module_of("attacks", block) for block in kinds} | {self._module("models", run.model)}
-        modules |= {module_of("properties", block) for block in blocks["properties"].values()}
+        for kind in ("properties", "detectors"):
+            modules |= {module_of(kind, block) for block in blocks[kind].values()}
         if blocks["properties"] or any(block["kind"] == "adaptive" for block in kinds):
             modules.add(self._module("defenses", run.defense))
         return fingerprint("deconfound.steps.evaluate", *sorted(modules))
@@ -251,11 +259,19 @@ class Graph:
         """Digest of the listing: a parameter that changes with anything in the experiment."""
         return digest(self.listing())
 
-    def _has_properties(self, run: Run) -> bool:
-        return any(study.properties for study in self.plan.studies(run))
+    def _knowledge(self, run: Run, wildcards: Any) -> list[tuple[str, str]]:
+        """Options and files of what an evaluation knows of the training: for properties and detectors."""
+        studies = list(self.plan.studies(run))
+        watched = any(study.detectors for study in studies)
+        known = watched or any(study.properties for study in studies)
+        found = [("train", self.training_set(wildcards))] if known else []
+        return found + ([("val", split(run.dataset, "val"))] if watched else [])
 
     def _training_crafts(self) -> set[tuple[Run, str]]:
         return {made for run in self.runs if (made := self.plan.crafted_for(run))}
+
+    def _modules(self, kind: str, name: str | None) -> list[str]:
+        return [self._module(kind, name)] if name else []
 
     def _module(self, kind: str, name: str) -> str:
         return module_of(kind, getattr(self.experiment, kind)[name])

@@ -10,14 +10,25 @@ from deconfound.types import Array
 Bools = NDArray[np.bool_]
 
 
+SPLITS = {"flagged": "suspicion", "isolated": "isolation_loss", "dropped": "sce_loss"}
+"""Records of a defense that sets examples apart: (N,) bool, and the score (N,) that it judged them by."""
+LOWER = ("isolation_loss", "sce_loss")  # scores of which the smaller is the more suspicious
+
+
 def poison_measures(trace: Mapping[str, Array], mask: Bools) -> dict[str, float]:
     """How well per-example records of a defense tell poison from clean; for scoring, after training has
     ended.
 
     biased_auroc: that a poisoned example has the lower loss in the biased twin; medians of that loss in nats;
-    ratio of mean weights after the first epoch (cbd.md section 9, H2 and H6).
+    ratio of mean weights after the first epoch (cbd.md section 9, H2 and H6). Of examples that were set apart: see
+    `flag_measures`.
     """
-    found = {}
+    found: dict[str, float] = {}
+    for flags, score in SPLITS.items():
+        if flags in trace:
+            scores = trace[score].astype(float) if score in trace else None
+            signed = -scores if scores is not None and score in LOWER else scores
+            found |= flag_measures(trace[flags].astype(bool), mask, signed, prefix=f"{flags}_")
     if "biased_loss" in trace:
         loss = trace["biased_loss"].astype(float)
         found["biased_auroc"] = auroc(-loss, mask)
@@ -26,6 +37,28 @@ def poison_measures(trace: Mapping[str, Array], mask: Bools) -> dict[str, float]
     if "first_weight" in trace:
         weight = trace["first_weight"].astype(float)
         found["first_weight_ratio"] = float(weight[mask].mean() / weight[~mask].mean())
+    return found
+
+
+def flag_measures(
+    flags: Bools, mask: Bools, scores: NDArray[np.float64] | None = None, *, prefix: str = ""
+) -> dict[str, float]:
+    """flags (N,): examples set apart; mask (N,): the poisoned ones; scores (N,): larger is more suspicious.
+
+    share: of all examples that were set apart; precision: of those, the share that is poisoned; recall: of the
+    poison, the share that was set apart; left: share of poison in what remains; auroc: of the scores. Without poison,
+    only the share.
+    """
+    found = {f"{prefix}share": float(flags.mean())}
+    if not mask.any():
+        return found
+    if flags.any():
+        found[f"{prefix}precision"] = float(mask[flags].mean())
+    found[f"{prefix}recall"] = float(flags[mask].mean())
+    if not flags.all():
+        found[f"{prefix}left"] = float(mask[~flags].mean())
+    if scores is not None and not mask.all():
+        found[f"{prefix}auroc"] = auroc(scores, mask)
     return found
 
 

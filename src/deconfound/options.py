@@ -83,4 +83,7 @@ Fold = Annotated[bool, typer.Option(help="Attack a copy without batch norms that
 ChannelsLast = Annotated[
     bool | None, typer.Option(help="Memory order of attacked images; by default whichever is usually faster.")
 ]
-PropertyTrainFile = Annotated[Path | None, typer.Option(help="Training set (npz), for properties.")]
+KnownTrainFile = Annotated[
+    Path | None, typer.Option(help="Training set (npz), for properties and detectors.")
+]
+KnownValFile = Annotated[Path | None, typer.Option(help="Validation split (npz), for detectors.")]

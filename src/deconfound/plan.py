@@ -82,6 +82,15 @@ class Plan:
         }
         return {key: self.block(*part) for key, part in parts.items()}
 
+    def poisoning(self, name: str) -> Block:
+        """Block `poison` with all defaults, and `surrogate` and `training` where it trains a network of its own."""
+        block = self.experiment.poisons[name]
+        found = {"poison": self.block("poisons", name)}
+        if block.get("surrogate"):
+            found["surrogate"] = self.block("models", block["surrogate"])
+            found["training"] = self.block("recipes", block["recipe"])
+        return found
+
     def attacks(self, run: Run) -> Block:
         """Everything that a run is evaluated under: blocks by name, their order, those measured alone, curves, number
         of examples, and what the trust gate spends.
@@ -112,6 +121,9 @@ class Plan:
             ],
             "properties": {
                 name: self.block("properties", name) for study in studies for name in study.properties
+            },
+            "detectors": {
+                name: self.block("detectors", name) for study in studies for name in study.detectors
             },
             "examples": None if None in examples else max(examples),  # type: ignore[type-var]
             "gate": asdict(max(gates, key=lambda gate: gate.examples)) if gates else None,

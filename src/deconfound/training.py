@@ -16,12 +16,12 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from deconfound.defenses.workbench import Pace, Paced, Stateful, Stepped, Validate, Watch
 from deconfound.errors import UserError
 from deconfound.models.classifier import Classifier, eval_mode, predict, to_unit
+from deconfound.models.meter import Meter, uncounted
 from deconfound.optimisers import (
     batches,
     load_optimizer_tensors,
@@ -31,7 +31,7 @@ from deconfound.optimisers import (
     under,
 )
 from deconfound.progress import progress
-from deconfound.recipe import Recipe
+from deconfound.recipe import Recipe, augment
 from deconfound.rng import generator, global_seed
 from deconfound.storage import read_weights, write_weights
 from deconfound.types import Images, Objective
@@ -41,7 +41,8 @@ SAVE_EVERY = 20.0  # seconds between saved states
 
 @dataclass
 class Trainer:
-    """The bound loop that a defense receives. data, val: uint8 images; scratch: folder for states, or none.
+    """The bound loop that a defense receives. data, val: uint8 images; scratch: folder for states, or none; meter: of
+    the networks that it trains, so that a killed run goes on counting where it was.
 
     history: per phase, a record per epoch (epoch, loss, val_accuracy, lr, steps; val_robust where validated).
     """
@@ -52,6 +53,7 @@ class Trainer:
     seed: int
     device: torch.device
     scratch: Path | None = None
+    meter: Meter = field(default_factory=Meter)
     history: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,7 +82,7 @@ class Trainer:
         loop = Loop(
             model, objective, optimizer, recipe, phase, seen, parts, watch, every, averaged(model, recipe)
         )
-        state = State(self._file(phase), loop)
+        state = State(self._file(phase), loop, self.meter)
         epoch, records, ended = state.load()
         saved = time.monotonic()
         with progress(f"training {phase}", recipe.epochs) as tick:
@@ -139,7 +141,8 @@ class Trainer:
     def _val_accuracy(self, model: Classifier) -> float:
         if not len(self.val.y):
             return 0.0
-        return float((predict(model, self.val.x).argmax(1) == self.val.y).double().mean())
+        with uncounted():
+            return float((predict(model, self.val.x).argmax(1) == self.val.y).double().mean())
 
     def _file(self, phase: str) -> Path | None:
         return self.scratch / f"{phase}.safetensors" if self.scratch else None
@@ -249,12 +252,14 @@ class State:
 
     path: Path | None
     loop: Loop
+    meter: Meter
 
     def save(self, epoch: int, records: list[dict[str, float]], ended: bool) -> None:
         """Replace the file; a kill during the write leaves the old one."""
         if self.path is None:
             return
-        about = json.dumps({"epoch": epoch, "records": records, "ended": ended}).encode()
+        state = {"epoch": epoch, "records": records, "ended": ended}
+        about = json.dumps(state | {"meter": [self.meter.forward, self.meter.backward]}).encode()
         text = torch.from_numpy(np.frombuffer(about, np.uint8).copy())
         write_weights(self.path, self.loop.tensors() | {"about": text})
 
@@ -265,25 +270,8 @@ class State:
         tensors = read_weights(self.path)
         about: dict[str, Any] = json.loads(tensors.pop("about").numpy().tobytes())
         self.loop.load(tensors)
+        self.meter.forward, self.meter.backward = about["meter"]
         return about["epoch"], about["records"], about["ended"]
-
-
-def augment(x: Tensor, recipe: Recipe, *, rng: Generator) -> Tensor:
-    """Random crops after zero padding, and random flips, per image (N, C, H, W); x itself if the recipe has
-    neither.
-    """
-    if recipe.crop:
-        height, width = x.shape[-2:]
-        padded = F.pad(x, (recipe.crop,) * 4)
-        top, left = torch.randint(2 * recipe.crop + 1, (2, len(x), 1, 1), generator=rng).to(x.device)
-        rows = top + torch.arange(height, device=x.device).view(1, -1, 1)
-        columns = left + torch.arange(width, device=x.device).view(1, 1, -1)
-        image = torch.arange(len(x), device=x.device).view(-1, 1, 1)
-        x = padded.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2).contiguous()
-    if recipe.flip:
-        mirrored = (torch.rand(len(x), generator=rng) < 0.5).to(x.device)
-        x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
-    return x
 
 
 @contextmanager

@@ -26,15 +26,17 @@ rule poison:
         train="data/clean/{dataset}/train.npz",
         test="data/clean/{dataset}/test.npz",
     output:
-        "data/poisoned/{dataset}/{poison}/seed{seed}.npz",
+        sets="data/poisoned/{dataset}/{poison}/seed{seed}.npz",
+        manifest="data/poisoned/{dataset}/{poison}/seed{seed}.json",
     log:
         "logs/poison/{dataset}/{poison}/seed{seed}.log",
     benchmark:
         "timings/poison/{dataset}/{poison}/seed{seed}.tsv"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        gpu=1,
+        mem_mb=6000,
+        runtime=120,
     params:
         spec=GRAPH.poison_spec,
         code=GRAPH.poison_code,
@@ -42,7 +44,8 @@ rule poison:
         "Poisoning {wildcards.dataset} with {wildcards.poison}, seed {wildcards.seed}"
     shell:
         "python -m deconfound poison --train {input.train} --test {input.test} --spec {params.spec:q}"
-        " --seed {wildcards.seed} --out {output} --code {params.code} > {log} 2>&1"
+        " --seed {wildcards.seed} --out {output.sets} --threads {threads} --gpu {resources.gpu}"
+        " --code {params.code} > {log} 2>&1"
 
 
 rule data:

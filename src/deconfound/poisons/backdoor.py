@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from deconfound.errors import ConfigError
-from deconfound.fields import Fraction01, Natural, Positive, hyperparameters
+from deconfound.fields import Fraction01, Natural, OpenFraction, hyperparameters
 from deconfound.poisons.workshop import Planting, Poisoned, Workshop
 from deconfound.types import Images
 
@@ -22,14 +22,14 @@ class Backdoor:
     from. mode: `all_to_one` gives the label `target`, `all_to_all` moves every label up by one, `clean_label` poisons
     images of the target class and leaves every label as it is.
 
-    victims: with all_to_one, `non_target` leaves the target class out (its images would carry a trigger and an unchanged
-    label), `all` draws from it too. cover: further images, as a fraction of rate_of, that are edited and keep their
-    labels, so that the trigger alone no longer gives the label away.
+    victims: with all_to_one, `non_target` leaves the target class out (its images would carry a trigger and an
+    unchanged label), `all` draws from it too. cover: further images, as a fraction of rate_of, that are edited and
+    keep their labels, so that the trigger alone no longer gives the label away.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
 
-    rate: Annotated[Positive, Field(le=1)] = 0.1
+    rate: OpenFraction = 0.1
     rate_of: Literal["data", "candidates"] = "data"
     target: Natural = 0
     mode: Literal["all_to_one", "all_to_all", "clean_label"] = "all_to_one"

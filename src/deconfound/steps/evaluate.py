@@ -16,7 +16,7 @@ from deconfound.gate import Gate
 from deconfound.measures import poison_measures, training_measures
 from deconfound.progress import progress
 from deconfound.steps.images import load_images
-from deconfound.steps.knowledge import Knowledge, measure
+from deconfound.steps.knowledge import Knowledge, look, measure
 from deconfound.steps.spec import require
 from deconfound.steps.weights import load_model
 from deconfound.storage import digest, provenance, read_json, read_npz, sha256, write_json
@@ -37,20 +37,21 @@ def run(
     poisoned: Path | None = None,
     stored: Mapping[str, Path] | None = None,
     train: Path | None = None,
+    val: Path | None = None,
     scratch: Path = Path("scratch"),
     speed: Speed = DEFAULT,
     code: str = "",
 ) -> None:
     """Write evaluation.json for the model in the folder `model`.
 
-    spec: `attacks` (blocks by name), their `order`, those measured `alone`, `curves`, `properties`, `examples`, `gate`.
-    poisoned: the poisoned set of the run, if any; stored: per transfer attack the file of images; train: what the model
-    was trained on, for properties. scratch holds the finished batches of a killed evaluation, keyed by all that they
-    depend on.
+    spec: `attacks` (blocks by name), their `order`, those measured `alone`, `curves`, `properties`, `detectors`,
+    `examples`, `gate`. poisoned: the poisoned set of the run, if any; stored: per transfer attack the file of images;
+    train: what the model was trained on, for properties and detectors; val: clean held-out images, for detectors.
+    scratch holds the finished batches of a killed evaluation, keyed by all that they depend on.
     """
     require(spec, "attacks", "curves", "examples", at="--spec")
     stored = stored or {}
-    _check(spec, stored, train)
+    _check(spec, stored, train, val)
     about = read_json(model / "run.json")
     images, classes = load_images(test)
     inputs = {"model": model / "model.safetensors", "parts": model / "parts.safetensors", "test": test}
@@ -69,14 +70,16 @@ def run(
     trust = _attack(evaluation, spec)
     subsets = {"test": images.y.numpy(), "attacked": images.y[: spec["examples"]].numpy()}
     values, measures = measure(evaluation, known, train, spec.get("properties", {}))
-    measures |= training_measures(about["history"])
-    inputs |= {"train": train} if train else {}
-    if poisoned:
-        arrays = read_npz(poisoned, "mask", "test_x", "test_y")
-        triggered = Images(torch.from_numpy(arrays["test_x"]), torch.from_numpy(arrays["test_y"]))
-        subsets |= evaluation.backdoor(about["run"]["poison"], triggered)
+    measures |= training_measures(about["history"]) | {"training_cost": about["cost"]["plain_trainings"]}
+    inputs |= {name: path for name, path in (("train", train), ("val", val), ("poisoned", poisoned)) if path}
+    arrays = read_npz(poisoned) if poisoned else None
+    if arrays:
+        stamped = Images(torch.from_numpy(arrays["test_x"]), torch.from_numpy(arrays["test_y"]))
+        cross = torch.from_numpy(arrays["cross_x"]) if "cross_x" in arrays else None
+        subsets |= evaluation.backdoor(about["run"]["poison"], stamped, cross)
         measures |= poison_measures(read_npz(model / "trace.npz"), arrays["mask"].astype(bool))
-        inputs["poisoned"] = poisoned
+    if spec.get("detectors"):
+        measures |= look(evaluation, known, (train, val), arrays, spec["detectors"])
     found = {
         "run": about["run"],
         "classes": list(classes),
@@ -89,13 +92,17 @@ def run(
     notebook.forget()
 
 
-def _check(spec: Mapping[str, Any], stored: Mapping[str, Path], train: Path | None) -> None:
+def _check(spec: Mapping[str, Any], stored: Mapping[str, Path], train: Path | None, val: Path | None) -> None:
     """Files that the spec needs and the command lacks."""
     for name, block in spec["attacks"].items():
         if block.get("kind") == "transfer" and name not in stored:
             raise ConfigError(f"--stored: the transfer {name} needs its images: --stored NAME=FILE")
     if spec.get("properties") and train is None:
         raise ConfigError("--train: properties need the training set: --train FILE")
+    if spec.get("detectors") and (train is None or val is None):
+        raise ConfigError(
+            "--train, --val: detectors need what the model was trained on, and clean held-out images"
+        )
 
 
 def _attack(evaluation: Evaluation, spec: Mapping[str, Any]) -> dict[str, Any] | None:

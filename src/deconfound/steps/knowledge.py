@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from deconfound.defenses import DEFENSES
 from deconfound.defenses.workbench import Composed
-from deconfound.evaluation import Evaluation
+from deconfound.detection import Truth, detect
+from deconfound.detectors import DETECTORS
+from deconfound.detectors.evidence import Evidence
+from deconfound.evaluation import Evaluation, target_of
 from deconfound.progress import progress
 from deconfound.properties import PROPERTIES
 from deconfound.properties.subject import Subject
@@ -79,6 +83,35 @@ def measure(
             numbers |= {key: number for key, number in found.numbers.items() if not math.isnan(number)}
             tick(name)
     return values, numbers
+
+
+def look(
+    evaluation: Evaluation,
+    known: Knowledge,
+    files: tuple[Path | None, Path | None],
+    poisoned: Mapping[str, Array] | None,
+    blocks: Mapping[str, Any],
+) -> dict[str, float]:
+    """Ask detectors by name; their entries go to the evaluation, the numbers of the run come back. files: training set
+    and held-out images.
+    """
+    train, val = (load_images(file)[0] for file in files if file)
+    engine = evaluation.engine
+    seen = Evidence(known.model, train, val, partial(generator, engine.seed, "detector"))
+    truth = Truth(np.zeros(len(train.y), bool), None, engine.images.x, engine.images.x[:0])
+    if poisoned is not None:
+        hoped = torch.from_numpy(poisoned["test_y"])
+        stamped = torch.from_numpy(poisoned["test_x"])[hoped != engine.images.y]
+        mask = poisoned["mask"].astype(bool)
+        truth = Truth(mask, target_of(engine.images.y, hoped), engine.images.x, stamped)
+    measures: dict[str, float] = {}
+    with progress("asking detectors", len(blocks)) as tick:
+        for name, block in blocks.items():
+            found = detect(name, build(DETECTORS, block, at=f"detectors.{name}"), seen, truth)
+            evaluation.entries += found.entries
+            measures |= found.measures
+            tick(name)
+    return measures
 
 
 def _standing(evaluation: Evaluation) -> Array | None:

@@ -1,6 +1,7 @@
 """Train one run: base training and every defense alike, since base training is the defense `standard`."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,14 +67,15 @@ def run(
 
     with only_one(scratch / key):
         trainer = Trainer(images, held, recipe, seed, device, scratch=scratch / key)
+        watch = trainer.meter.watch
         bench = Workbench(
             data=images,
             val=held,
             recipe=recipe,
-            network=partial(fresh, architecture, images, len(classes), seed, device),
+            network=lambda purpose: watch(fresh(architecture, images, len(classes), seed, device, purpose)),
             rng=partial(generator, seed),
             fit=trainer.fit,
-            start=load_model(start, device) if start else None,
+            start=watch(load_model(start, device)) if start else None,
             crafted=_crafted(crafted, images) if crafted else None,
         )
         done = defense(bench)
@@ -86,7 +88,10 @@ def run(
             "shape": list(images.x.shape[1:]),
             "classes": list(classes),
         }
-        about |= {"history": trainer.history, "notes": dict(done.notes), "provenance": provenance(inputs)}
+        meter = trainer.meter
+        cost = asdict(meter) | {"plain_trainings": meter.plain(len(images.y), recipe.epochs)}
+        about |= {"history": trainer.history, "cost": cost, "notes": dict(done.notes)}
+        about |= {"provenance": provenance(inputs)}
         write_json(out / "run.json", about)
         for state in (scratch / key).glob("*.safetensors"):
             state.unlink()
