@@ -2,5 +2,6 @@
 
 MODELS = {
     "small_cnn": "deconfound.models.small_cnn:SmallCNN",
+    "wide_resnet": "deconfound.models.wide_resnet:WideResNet",
     "timm": "deconfound.models.timm_models:TimmModel",
 }
