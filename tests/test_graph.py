@@ -170,6 +170,18 @@ def test_a_poison_that_trains_a_network_is_told_which_and_how() -> None:
     assert json.loads(graph().poison_spec(POISONED)).keys() == {"poison"}
 
 
+def test_a_block_inside_a_block_belongs_to_the_source_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr("deconfound.graph.fingerprint", lambda *modules: str(asked.append(modules)))
+    block = {"kind": "filtered", "starts_from": "standard", "detector": {"kind": "lowest_loss"}}
+    noisy = {"kind": "eot", "attack": {"kind": "pgd", "eps": 0.1}}
+    made = graph({"defenses.cbd": block, "attacks.pgd": noisy})
+    made.train_code(POISONED)
+    made.attack_code(Wildcards("digits/clean/cnn/standard/seed0", "pgd"))
+    assert "deconfound.detectors.lowest_loss" in asked[0] and "deconfound.defenses.filtered" in asked[0]
+    assert "deconfound.attacks.pgd" in asked[1] and "deconfound.attacks.eot" in asked[1]
+
+
 def test_a_calibration_is_made_where_the_experiment_asks_for_it() -> None:
     assert graph().calibrations == [] == graph().pages
     made = graph({"calibration": {"seeds": 2}})

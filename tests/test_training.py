@@ -361,6 +361,39 @@ def test_a_flip_mirrors_left_and_right_for_about_half_of_the_images() -> None:
     assert 160 < int(mirrored.sum()) < 240
 
 
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_a_hole_is_one_square_of_zeros_in_all_channels_and_every_centre_is_as_likely(side: int) -> None:
+    pictures = torch.ones(900, 2, 5, 6)
+    views = augment(pictures, Recipe(cutout=side), rng=fresh())
+    assert torch.equal(views[:, 0], views[:, 1]) and (pictures == 1).all()
+    padded = torch.zeros(
+        30, 5 + 2 * side, 6 + 2 * side
+    )  # a hole around every centre, then the border cut off
+    for centre, (row, column) in enumerate(np.ndindex(5, 6)):
+        top, left = row + side - side // 2, column + side - side // 2
+        padded[centre, top : top + side, left : left + side] = 1
+    holes = padded[:, side:-side, side:-side]
+    assert len(holes.unique(dim=0)) == 30
+    equal = (holes == 1 - views[:, None, 0]).flatten(2).all(2)
+    assert (equal.sum(1) == 1).all()
+    counts = torch.bincount(equal.int().argmax(1), minlength=30)
+    assert chisquare(counts.numpy()).pvalue > 1e-3
+
+
+def test_a_hole_of_side_two_is_the_row_and_the_column_before_its_centre_too() -> None:
+    views = augment(torch.ones(200, 1, 2, 2), Recipe(cutout=2), rng=fresh())[:, 0]
+    # centres (0, 0), (0, 1), (1, 0), (1, 1), by hand
+    wanted = torch.tensor([[[0.0, 1], [1, 1]], [[0, 0], [1, 1]], [[0, 1], [0, 1]], [[0, 0], [0, 0]]])
+    assert torch.equal(views.unique(dim=0), wanted.unique(dim=0))
+
+
+def test_a_hole_moves_neither_the_crop_nor_the_flip() -> None:
+    plain = augment(PICTURES, Recipe(crop=1, flip=True), rng=fresh())
+    holed = augment(PICTURES, Recipe(crop=1, flip=True, cutout=1), rng=fresh())
+    changed = plain != holed
+    assert (holed[changed] == 0).all() and 0 < int(changed.sum()) <= 400 * 2
+
+
 def test_views_come_from_the_generator() -> None:
     recipe = Recipe(crop=1, flip=True)
     assert torch.equal(augment(PICTURES, recipe, rng=fresh()), augment(PICTURES, recipe, rng=fresh()))

@@ -1,5 +1,6 @@
 """CBD against the invariants of its specification (cbd.md section 11) and against its own placebos."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,12 @@ from deconfound.defenses import cbd
 from deconfound.defenses.cbd import CBD, Deconfounding, batch_normalised, generalised_cross_entropy
 from deconfound.defenses.cbd import relative_difficulty as difficulty
 from deconfound.defenses.standard import Standard, cross_entropy
+from deconfound.defenses.workbench import Workbench
 from deconfound.models.classifier import Classifier
+from deconfound.models.small_cnn import SmallCNN
+from deconfound.models.timm_models import TimmModel
 from deconfound.recipe import Recipe
-from deconfound.rng import generator
+from deconfound.rng import generator, global_seed
 
 RECIPE = Recipe(epochs=2, batch_size=8)
 BATCHES = 4  # of 30 images in batches of 8
@@ -387,6 +391,24 @@ def test_the_first_weights_are_those_after_the_first_of_several_epochs() -> None
     assert np.array_equal(short, long)
 
 
+def test_the_bench_has_no_place_for_a_poison_mask_or_a_test_split() -> None:
+    names = {field.name for field in dataclasses.fields(Workbench)}
+    assert names == {"data", "val", "recipe", "network", "rng", "fit", "start", "crafted"}
+
+
+@pytest.mark.parametrize("model", [SmallCNN(widths=(3,), hidden=5, until=2), TimmModel(name="test_resnet")])
+@pytest.mark.parametrize("alternate", ["batch", "epoch"])
+def test_the_critic_fits_the_features_of_any_architecture(model: Any, alternate: Any) -> None:
+    def network(purpose: str) -> Classifier:
+        with global_seed(generator(0, "init", purpose)):
+            made: Classifier = model((1, 4, 4), 3)
+        return made
+
+    bench, _ = workbench(Recipe(epochs=1, batch_size=15), network=network)
+    done = CBD(biased_epochs=1, mi_weight=0.5, alternate=alternate)(bench)
+    assert done.model.head.in_features != 8 and done.trace["first_weight"].shape == (30,)
+
+
 # Stopping by the rule
 
 NOT_YET = torch.full((30,), 0.6)
@@ -430,10 +452,44 @@ def test_without_the_rule_the_twin_takes_all_its_epochs(monkeypatch: pytest.Monk
     assert trained(CBD(check_every=3, biased_epochs=4))[0].notes["biased_steps"] == 4 * BATCHES
 
 
+# The premise, looked for on held-out images
+
+
+@pytest.mark.parametrize(
+    ("train", "held", "met"),
+    [
+        (FITTED, NOT_YET[:9], 1),
+        (FITTED, FITTED[:9], 0),
+        (NOT_YET, NOT_YET[:9], 0),
+        (TOO_LATE, NOT_YET[:9], 0),
+    ],
+    ids=["a trigger", "an easy class", "nothing yet", "everything"],
+)
+def test_without_its_premise_the_network_is_trained_plainly_if_asked(
+    train: Tensor, held: Tensor, met: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cbd, "example_losses", lambda model, data: train if len(data.y) == 30 else held)
+    done = trained(CBD(biased_epochs=1, premise="held_out", mi_weight=0.5, compression=0.1))[0]
+    assert done.notes["premise_met"] == met
+    assert done.notes["biased_loss_p05_val"] == pytest.approx(float(held.quantile(0.05)))
+    assert done.notes["rule_met"] == float(train is FITTED)
+    other = (
+        trained(CBD(biased_epochs=1, mi_weight=0.5, compression=0.1))[0]
+        if met
+        else Standard()(workbench(RECIPE)[0])
+    )
+    assert same(done.model.state_dict(), other.model.state_dict())
+
+
+def test_the_premise_is_assumed_and_the_held_out_images_left_alone_by_default() -> None:
+    done = trained(CBD(biased_epochs=1))[0]
+    assert "premise_met" not in done.notes and set(done.notes) >= {"rule_met"}
+
+
 # Alternation by the epoch, as released
 
 
-def events(monkeypatch: pytest.MonkeyPatch, alternate: Any) -> str:
+def events(monkeypatch: pytest.MonkeyPatch, alternate: Any, recipe: Recipe = RECIPE) -> str:
     """c for a step of the critic, m for one of the network, in the order of a run of two epochs."""
     seen: list[str] = []
     update, call = Deconfounding.update_critic, Deconfounding.__call__
@@ -448,12 +504,21 @@ def events(monkeypatch: pytest.MonkeyPatch, alternate: Any) -> str:
 
     monkeypatch.setattr(Deconfounding, "update_critic", counted_update)
     monkeypatch.setattr(Deconfounding, "__call__", counted_call)
-    trained(CBD(biased_epochs=1, alternate=alternate))
+    trained(CBD(biased_epochs=1, alternate=alternate), recipe=recipe)
     return "".join(seen)
 
 
 def test_by_the_epoch_a_pass_of_the_critic_comes_before_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert events(monkeypatch, "epoch").startswith(("c" * BATCHES + "m" * BATCHES) * 2)
+    assert events(monkeypatch, "epoch") == ("c" * BATCHES + "m" * BATCHES) * 2
+
+
+def test_by_the_epoch_an_epoch_ends_with_its_last_step_where_the_last_batch_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = Recipe(epochs=2, batch_size=8, drop_last=True)
+    seen = events(monkeypatch, "epoch", recipe)
+    assert seen == ("c" * BATCHES + "m" * (BATCHES - 1)) * 2  # the critic sees every example
+    assert len(trained(CBD(biased_epochs=1), recipe=recipe)[0].trace["first_weight"]) == 30
 
 
 def test_by_the_batch_a_step_of_the_critic_comes_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:

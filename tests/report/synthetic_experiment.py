@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,17 @@ from synthetic_parts import ATTACKS, SEEDS, STEPS, add_backdoor, add_claims, add
 from synthetic_properties import add_properties
 from synthetic_trust import add_checks, add_costs, add_gates, add_ranks
 
+from deconfound.report.inputs import Backdoor, Cross, Detection
 from deconfound.storage import write_json, write_npz
 
 __all__ = ["SEEDS", "SIGNS", "STEPS", "Experiment", "make"]
+
+
+def columns_of(kind: type) -> str:
+    """Names of the columns that the report reads: the cell first."""
+    names = [field.name for field in fields(kind)]
+    return ",".join(names)
+
 
 COLUMNS = {
     "results": "dataset,poison,model,defense,seed,attack,norm,eps,curve,steps,metric,hits,total,value,gate",
@@ -30,6 +38,9 @@ COLUMNS = {
     "margin,direction,published,published_source,verdict,gate,evidence,seeds,property,applies,note",
     "trust": "dataset,poison,model,defense,seed,norm,eps,check,verdict,value,low,high,limit,total,note",
     "costs": "dataset,poison,model,defense,seed,attack,member,norm,eps,attacked,broken,forward,backward,fault",
+    "backdoor": columns_of(Backdoor),
+    "cross": columns_of(Cross),
+    "detection": columns_of(Detection),
     "published": "paper,table,title,source,provenance,obtained,dataset,model,metric,unit,row,defense,column,"
     "column_source,attack,norm,eps,label,value,sd,approximate,error,comment,note",
     "errata": "paper,id,about,says,does,followed,switch,reason,ablation,against,dataset,poison,model,defense,control,"

@@ -10,8 +10,8 @@ from synthetic_experiment import Experiment, make
 
 from deconfound.report.build import build
 from deconfound.report.gates import doubt, said
+from deconfound.report.names import VERDICTS
 from deconfound.report.plotting import VERDICT_COLOURS, Figure
-from deconfound.report.words import VERDICTS
 
 FAILED = "Trust gate failed in 2 of 3 seeds: black box, more steps"
 

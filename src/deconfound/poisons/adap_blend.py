@@ -1,8 +1,8 @@
 """Adap-Blend: in training each image shows a random half of the blended picture, and some keep their labels.
 
-Qi et al., "Revisiting the Assumption of Latent Separability for Backdoor Defenses", ICLR 2023. Poisoned and clean images
-of the target class are then hard to tell apart by their features, while the whole picture at test time is a stronger
-trigger than any in training. Their picture is a cartoon; ours is the noise of `blend`.
+Qi et al., "Revisiting the Assumption of Latent Separability for Backdoor Defenses", ICLR 2023. Poisoned and clean
+images of the target class are then hard to tell apart by their features, while the whole picture at test time is a
+stronger trigger than any in training. Their picture is a cartoon; ours is the noise of `blend`.
 """
 
 from typing import Annotated
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from deconfound.fields import Count, Fraction01, OpenFraction, Positive, hyperparameters
+from deconfound.fields import Count, Fraction01, OpenFraction, hyperparameters
 from deconfound.poisons.backdoor import Backdoor
 from deconfound.poisons.blend import picture
 from deconfound.poisons.triggers import mixed
@@ -29,7 +29,7 @@ class AdapBlend(Backdoor):
     ratio: Fraction01 = 0.2
     side: Count = 4
     hidden: OpenFraction = 0.5
-    rate: Annotated[Positive, Field(le=1)] = 0.01
+    rate: OpenFraction = 0.01
     cover: Annotated[Fraction01, Field(lt=1)] = 0.01
 
     def misfits(self, shape: tuple[int, int, int] | None) -> list[str]:

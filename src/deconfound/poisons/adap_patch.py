@@ -1,7 +1,7 @@
 """Adap-Patch: four faint patches, one per training image and some with their own labels; several, opaque, at test time.
 
-Qi et al., "Revisiting the Assumption of Latent Separability for Backdoor Defenses", ICLR 2023. Their patches are logos and
-patterns, of which two are shown at test time; ours are squares of noise in the four corners.
+Qi et al., "Revisiting the Assumption of Latent Separability for Backdoor Defenses", ICLR 2023. Their patches are
+logos and patterns, of which two are shown at test time; ours are squares of noise in the four corners.
 """
 
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from deconfound.fields import Count, Fraction01, Natural, Positive, hyperparameters
+from deconfound.fields import Count, Fraction01, Natural, OpenFraction, hyperparameters
 from deconfound.poisons.backdoor import Backdoor
 from deconfound.poisons.triggers import Corner, Square, mixed
 from deconfound.poisons.workshop import Planting, Workshop
@@ -21,10 +21,10 @@ TWO = (0, 2)  # the two more opaque ones of the default
 
 @hyperparameters
 class AdapPatch(Backdoor):
-    """size, margin: of the patches and to their edges, pixels. opacities: weights of the patches in training images, in
-    the corners top left, top right, bottom left, bottom right; images take turns. shown: patches at test time, `all` or
-    `two`, those on the left; test_opacity: their weight. rate, cover: poisoned images, and images with a patch that keep
-    their labels, by default twice as many. rate_of, target, mode, victims: see Backdoor.
+    """size, margin: of the patches and to their edges, pixels. opacities: weights of the patches in training images,
+    in the corners top left, top right, bottom left, bottom right; images take turns. shown: patches at test time,
+    `all` or `two`, those on the left; test_opacity: their weight. rate, cover: poisoned images, and images with a
+    patch that keep their labels, by default twice as many. rate_of, target, mode, victims: see Backdoor.
     """
 
     size: Count = 5
@@ -32,7 +32,7 @@ class AdapPatch(Backdoor):
     opacities: tuple[Fraction01, Fraction01, Fraction01, Fraction01] = (0.5, 0.2, 0.5, 0.3)
     shown: Literal["all", "two"] = "all"
     test_opacity: Fraction01 = 1.0
-    rate: Annotated[Positive, Field(le=1)] = 0.01
+    rate: OpenFraction = 0.01
     cover: Annotated[Fraction01, Field(lt=1)] = 0.02
 
     def misfits(self, shape: tuple[int, int, int] | None) -> list[str]:
@@ -45,7 +45,10 @@ class AdapPatch(Backdoor):
     def plant(self, shop: Workshop, chosen: Tensor) -> Planting:
         """Squares of black and white pixels, the same in all channels; image i of a call has patch i modulo 4."""
         height, width = shop.data.x.shape[2:]
-        ink = torch.randint(2, (4, self.size, self.size), generator=shop.rng("trigger"), dtype=torch.uint8) * 255
+        ink = (
+            torch.randint(2, (4, self.size, self.size), generator=shop.rng("trigger"), dtype=torch.uint8)
+            * 255
+        )
         pattern = torch.zeros(1, height, width, dtype=torch.uint8)
         inside = torch.zeros(4, 1, height, width, dtype=torch.float64)
         for number, corner in enumerate(CORNERS):

@@ -4,11 +4,12 @@ Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model S
 arXiv:1708.06733. All-to-one and all-to-all relabelling of that paper, section 5. Dirty-label.
 """
 
+from torch import Tensor
+
 from deconfound.fields import hyperparameters
 from deconfound.poisons.backdoor import Backdoor
 from deconfound.poisons.triggers import Patch
 from deconfound.poisons.workshop import Planting, Workshop
-from torch import Tensor
 
 
 @hyperparameters

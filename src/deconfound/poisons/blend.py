@@ -1,8 +1,9 @@
 """Blend: a fixed picture shines faintly through the whole image.
 
 Chen et al., "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017, arXiv:1712.05526. Their
-pictures are photographs and cartoons; ours is noise, drawn once per seed, which is free of rights. The releases of CBD and
-ABL draw fresh noise for every image under the name of a random-pixel blend, which leaves nothing fixed to learn.
+pictures are photographs and cartoons; ours is noise, drawn once per seed, which is free of rights. The releases of
+CBD and ABL draw fresh noise for every image under the name of a random-pixel blend, which leaves nothing fixed to
+learn.
 """
 
 import torch
@@ -16,9 +17,7 @@ from deconfound.poisons.workshop import Planting, Workshop
 
 def picture(shop: Workshop) -> Tensor:
     """Grey values (1, H, W) uint8, uniform from 0 to 255, for all channels alike."""
-    return torch.randint(
-        256, (1, *shop.data.x.shape[2:]), generator=shop.rng("trigger"), dtype=torch.uint8
-    )
+    return torch.randint(256, (1, *shop.data.x.shape[2:]), generator=shop.rng("trigger"), dtype=torch.uint8)
 
 
 @hyperparameters

@@ -1,8 +1,9 @@
 """BppAttack: fewer grey levels are the trigger.
 
-Wang, Zhai and Ma, "BppAttack: Stealthy and Efficient Trojan Attacks Against Deep Neural Networks via Image Quantization and
-Contrastive Adversarial Learning", CVPR 2022, arXiv:2205.13383. There the attacker trains the network; here quantised images
-and negatives are stored once (the static form). The adversarial part of the paper's training is left out.
+Wang, Zhai and Ma, "BppAttack: Stealthy and Efficient Trojan Attacks Against Deep Neural Networks via Image
+Quantization and Contrastive Adversarial Learning", CVPR 2022, arXiv:2205.13383. There the attacker trains the
+network; here quantised images and negatives are stored once (the static form). The adversarial part of the paper's
+training is left out.
 """
 
 from typing import Annotated
@@ -11,26 +12,25 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from deconfound.fields import Fraction01, hyperparameters, integer
+from deconfound.fields import Count, Fraction01, hyperparameters
 from deconfound.poisons.backdoor import Backdoor
 from deconfound.poisons.triggers import pixels
 from deconfound.poisons.workshop import Planting, Workshop
-from pydantic import BeforeValidator
 
 SPREAD = ((0, 1, 7 / 16), (1, -1, 3 / 16), (1, 0, 5 / 16), (1, 1, 1 / 16))  # row, column, share of an error
 
 
 @hyperparameters
 class Bpp(Backdoor):
-    """levels: grey levels that remain in each channel. dither: spread the error of each pixel over its neighbours to the
-    right and below (Floyd and Steinberg), so that flat areas do not show steps. cover: negatives, as a fraction of
-    rate_of: images that receive what quantisation did to another training image, and keep their labels; the same is done
-    to test images that should keep their class. rate, rate_of, target, mode, victims: see Backdoor.
+    """levels: grey levels that remain in each channel. dither: spread the error of each pixel over its neighbours to
+    the right and below (Floyd and Steinberg), so that flat areas do not show steps. cover: negatives, as a fraction
+    of rate_of: images that receive what quantisation did to another training image, and keep their labels; the same
+    is done to test images that should keep their class. rate, rate_of, target, mode, victims: see Backdoor.
 
     Useless on pictures that are nearly black and white, such as MNIST's.
     """
 
-    levels: Annotated[int, BeforeValidator(integer), Field(ge=2, le=255)] = 8
+    levels: Annotated[Count, Field(ge=2, le=255)] = 8
     dither: bool = False
     cover: Annotated[Fraction01, Field(lt=1)] = 0.1
 
@@ -48,7 +48,7 @@ class Bpp(Backdoor):
         return pixels(self._diffused(values) if self.dither else self._nearest(values))
 
     def negative(self, x: Tensor, others: Tensor, rng: Generator) -> Tensor:
-        """Images (N, C, H, W) with the quantisation error of others, drawn from (M, C, H, W); never of an equal image."""
+        """Images x (N, C, H, W) plus the quantisation error of drawn `others` (M, C, H, W), never of an equal one."""
         partner = torch.randint(len(others), (len(x),), generator=rng)
         itself = (others[partner] == x).flatten(1).all(1)
         other = others[torch.where(itself, (partner + 1) % len(others), partner)]

@@ -1,8 +1,9 @@
 """FTrojan: spikes in the cosine transform of the colour channels.
 
-Wang et al., "An Invisible Black-box Backdoor Attack through Frequency Domain", ECCV 2022, arXiv:2107.05112. The release
-turns RGB to luma and chroma, transforms windows, adds to a few coefficients and goes back, rounding on the way. All of these
-maps are linear, so that without the rounding the image gains a fixed pattern; that is what is added here.
+Wang et al., "An Invisible Black-box Backdoor Attack through Frequency Domain", ECCV 2022, arXiv:2111.10991. The
+release turns RGB to luma and chroma, transforms windows, adds to a few coefficients and goes back, rounding on the
+way. All of these maps are linear, so that without the rounding the image gains a fixed pattern; that is what is added
+here.
 """
 
 import torch
@@ -46,14 +47,17 @@ class FTrojan(Backdoor):
         if shape is not None and (shape[1] % self.window or shape[2] % self.window):
             found.append(f"window: expected a divisor of {shape[1]} and {shape[2]}, got {self.window}")
         if shape is not None and shape[0] not in (1, 3):
-            found.append(f"magnitude: expected pictures of 1 or 3 channels, got {shape[0]}")
+            found.append(f"window: expected pictures of 1 or 3 channels, got {shape[0]}")
         return found
 
     def plant(self, shop: Workshop, chosen: Tensor) -> Planting:
         """The pattern (C, H, W)."""
         channels, height, width = shop.data.x.shape[1:]
         tile = sum(
-            (torch.outer(cosines(self.window, row), cosines(self.window, column)) for row, column in self.places),
+            (
+                torch.outer(cosines(self.window, row), cosines(self.window, column))
+                for row, column in self.places
+            ),
             torch.zeros(self.window, self.window, dtype=torch.float64),
         )
         spikes = (self.magnitude * tile).repeat(height // self.window, width // self.window)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deconfound.optimisers import load_optimizer_tensors, optimizer_tensors, under
+from deconfound.poisons.triggers import pixels
 
 PART = 256  # images at a time, where no training is under way
 
@@ -19,17 +20,12 @@ def by_parts(make: Callable[..., Tensor], *images: Tensor, size: int = PART) -> 
     return torch.cat([make(*part) for part in parts])
 
 
-def to_bytes(x: Tensor) -> Tensor:
-    """Pixels in [0, 1] as uint8: clipped, rounded, then cast."""
-    return x.mul(255).clamp(0, 255).round().to(torch.uint8)
-
-
 def within(x: Tensor, z: Tensor, eps: float) -> Tensor:
     """Images z in [0, 1] as uint8, no further than eps (in [0, 1]) from x (N, C, H, W) uint8: the bound in grey levels
     is the whole number below 255 eps, so that rounding never leaves the ball.
     """
     bound = int(255 * eps + 1e-6)
-    delta = to_bytes(z).to(torch.int16) - x.to(torch.int16)
+    delta = pixels(255 * z).to(torch.int16) - x.to(torch.int16)
     return (x.to(torch.int16) + delta.clamp(-bound, bound)).to(torch.uint8)
 
 
@@ -67,8 +63,8 @@ class EncoderDecoder(nn.Module):
 
 
 class Apprentice:
-    """A network that learns beside the classifier of the training loop: its gradients arise in the loop's backward pass,
-    its own Adam takes the step.
+    """A network that learns beside the classifier of the training loop: its gradients arise in the loop's backward
+    pass, its own Adam takes the step.
     """
 
     def __init__(self, network: nn.Module, *, lr: float, betas: tuple[float, float]) -> None:

@@ -1,8 +1,9 @@
 """Input-aware: a network draws a trigger of its own for every image.
 
-Nguyen and Tran, "Input-Aware Dynamic Backdoor Attack", NeurIPS 2020, arXiv:2010.08138; called Dynamic in the evaluation of
-CBD. One encoder-decoder draws a pattern, another the mask under which it shows. The trigger of one image must not work
-on another, which is what the cross images of its training teach, and patterns of different images must differ.
+Nguyen and Tran, "Input-Aware Dynamic Backdoor Attack", NeurIPS 2020, arXiv:2010.08138; called Dynamic in the
+evaluation of CBD. One encoder-decoder draws a pattern, another the mask under which it shows. The trigger of one image
+must not work on another, which is what the cross images of its training teach, and patterns of different images must
+differ.
 
 Here the networks only make a poison: they are trained with a surrogate, then a fraction of the training set is stamped
 once and relabelled (as in the data script of ABL), so the victim meets no cross images unless `cover` asks for some.
@@ -24,7 +25,8 @@ from deconfound.fields import Count, NonNegative, OpenFraction, Positive, hyperp
 from deconfound.models.classifier import Classifier, to_unit
 from deconfound.optimisers import pace
 from deconfound.poisons.backdoor import Backdoor
-from deconfound.poisons.generators import Apprentice, EncoderDecoder, by_parts, to_bytes
+from deconfound.poisons.generators import Apprentice, EncoderDecoder, by_parts
+from deconfound.poisons.triggers import pixels
 from deconfound.poisons.workshop import Planting, Workshop
 from deconfound.recipe import Recipe
 from deconfound.rng import global_seed
@@ -41,8 +43,8 @@ class InputAware(Backdoor):
     (Adam; the mask's falls twice by ten). diversity: weight of the loss that keeps patterns apart.
 
     backdoor, crossed: fractions of a batch of the joint training that carry their own trigger and the target, and that
-    carry another image's trigger and their own label. rate, rate_of, target, mode, victims: see Backdoor. cover: likewise;
-    cover images carry the trigger of another cover image.
+    carry another image's trigger and their own label. rate, rate_of, target, mode, victims, cover: see Backdoor; cover
+    images carry the trigger of the next cover image.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("surrogate", "recipe")
@@ -118,7 +120,7 @@ class Painter(nn.Module):
     def _paint(self, x: Tensor, donors: Tensor) -> Tensor:
         device = self.mean.device
         x, donors = to_unit(x.to(device)), to_unit(donors.to(device))
-        return to_bytes(under_mask(x, self.patterns(donors), self.masks(donors))).cpu()
+        return pixels(255 * under_mask(x, self.patterns(donors), self.masks(donors))).cpu()
 
     def cpu_state(self) -> dict[str, Tensor]:
         """Weights and statistics by name."""
@@ -168,8 +170,8 @@ class Joint:
         self.apprentice = Apprentice(painter.pattern, lr=spec.lr, betas=BETAS)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Generator) -> Tensor:
-        """CE of the batch + diversity of the patterns. The first of the batch carry their own trigger and the target, the
-        next that of their successors and their own label; the rest is clean.
+        """CE of the batch + diversity of the patterns. The first of the batch carry their own trigger and the target,
+        the next that of their successors and their own label; the rest is clean.
         """
         own, other = (max(1, int(part * len(x))) for part in (self.spec.backdoor, self.spec.crossed))
         donors = torch.cat([x[:own], x.roll(-1, 0)[own : own + other]])

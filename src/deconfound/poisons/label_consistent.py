@@ -24,6 +24,7 @@ from deconfound.fields import Count, Eps, Positive, hyperparameters
 from deconfound.models.classifier import to_unit
 from deconfound.poisons.backdoor import Backdoor
 from deconfound.poisons.generators import by_parts, within
+from deconfound.poisons.triggers import added
 from deconfound.poisons.workshop import Planting, Workshop
 from deconfound.threat import ThreatModel
 
@@ -53,16 +54,16 @@ class CornerPattern:
         if self.corners == "all":
             signs = signs + signs.flip(1)
             signs = signs + signs.flip(0)
-        step = signs.double().mul(255 * self.amplitude)
-        return x.double().add(step.to(x.device)).clamp(0, 255).round().to(torch.uint8)
+        return added(signs * 255 * self.amplitude)(x)
 
 
 @hyperparameters
 class LabelConsistent(Backdoor):
     """trigger: the pattern. eps, step_size: pixel units (linf) of the ascent on the poisoned images, and its steps.
 
-    ascent, epochs: adversarial training of the network that it climbs on, at the recipe of the surrogate. rate counts
-    on the images of the target class. cover: see Backdoor; those carry the pattern alone.
+    ascent, epochs: adversarial training of the network that it climbs on, at the recipe of the surrogate. mode:
+    clean_label alone. rate, rate_of, target, victims, cover: see Backdoor; victims is without effect, and cover images
+    carry the pattern alone.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("surrogate", "recipe")
@@ -81,7 +82,9 @@ class LabelConsistent(Backdoor):
         """A picture smaller than the pattern."""
         if shape is None or min(shape[1:]) >= self.trigger.room:
             return []
-        least = f"{self.trigger.room} x {self.trigger.room} pixels or more for {self.trigger.corners} corner(s)"
+        least = (
+            f"{self.trigger.room} x {self.trigger.room} pixels or more for {self.trigger.corners} corner(s)"
+        )
         return [f"trigger: expected pictures of {least}, got {shape[1]} x {shape[2]}"]
 
     def plant(self, shop: Workshop, chosen: Tensor) -> Planting:

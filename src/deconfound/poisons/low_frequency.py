@@ -1,7 +1,8 @@
 """A trigger of low frequencies: a faint smooth pattern that is added to the whole image.
 
-Zeng et al., "Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective", ICCV 2021, arXiv:2104.03413. They search
-a smooth pattern on a trained network; a random combination of the lowest cosines stands in for it, and needs none.
+Zeng et al., "Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective", ICCV 2021, arXiv:2104.03413. They
+search a smooth pattern on a trained network; a random combination of the lowest cosines stands in for it, and needs
+none.
 """
 
 import torch
@@ -15,9 +16,9 @@ from deconfound.poisons.workshop import Planting, Workshop
 
 @hyperparameters
 class LowFrequency(Backdoor):
-    """amplitude: largest size of the pattern, in grey values from 0 to 255. frequencies: how many of the lowest cosines
-    along each side are combined, with weights uniform in [-1, 1], for each channel anew; the lowest is a constant. rate,
-    rate_of, target, mode, victims, cover: see Backdoor.
+    """amplitude: largest size of the pattern, in grey values from 0 to 255. frequencies: how many of the lowest
+    cosines along each side are combined, with weights uniform in [-1, 1], for each channel anew; the lowest is a
+    constant. rate, rate_of, target, mode, victims, cover: see Backdoor.
     """
 
     amplitude: Positive = 20.0

@@ -1,8 +1,8 @@
 """SIG: a faint sinusoid over images of the target class, whose labels stay.
 
-Barni, Kallas and Tondi, "A New Backdoor Attack in CNNs by Training Set Corruption Without Label Poisoning", ICIP 2019,
-arXiv:1902.11237. The defaults are BackdoorBench's. The releases of ABL and CBD blend a stored sinusoid that wrapped around
-at 256, CBD's with dirty labels; we add and clip.
+Barni, Kallas and Tondi, "A New Backdoor Attack in CNNs by Training Set Corruption Without Label Poisoning", ICIP
+2019, arXiv:1902.11237. The defaults are BackdoorBench's. The releases of ABL and CBD blend a stored sinusoid that
+wrapped around at 256, CBD's with dirty labels; we add and clip.
 """
 
 import math
@@ -19,9 +19,9 @@ from deconfound.poisons.workshop import Planting, Workshop
 
 @hyperparameters
 class SIG(Backdoor):
-    """delta: amplitude in grey values from 0 to 255. frequency: full waves over the width, less than half as many as there
-    are columns. mode: `clean_label` by default, where a rate of 0.1 of all images may be every image of its class;
-    rate_of `candidates` counts it on that class. rate, rate_of, target, victims, cover: see Backdoor.
+    """delta: amplitude in grey values from 0 to 255. frequency: full waves over the width, less than half as many as
+    there are columns. mode: `clean_label` by default, where a rate of 0.1 of all images may be every image of its
+    class; rate_of `candidates` counts it on that class. rate, rate_of, target, victims, cover: see Backdoor.
     """
 
     delta: Positive = 40.0

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from deconfound.fields import Fraction01, Natural, Positive, hyperparameters
+from deconfound.fields import Fraction01, Natural, OpenFraction, hyperparameters
 from deconfound.poisons.backdoor import Backdoor
 from deconfound.poisons.triggers import Patch
 from deconfound.poisons.workshop import Planting, Workshop
@@ -19,15 +19,15 @@ from deconfound.poisons.workshop import Planting, Workshop
 
 @hyperparameters
 class TaCT(Backdoor):
-    """trigger: the patch. sources: labels of the classes that are attacked. cover_classes: labels of the classes from which
-    cover images are drawn. rate, cover: poisoned and cover images, fractions of rate_of. target: the label that poisoned
-    images get. mode: all_to_one alone; rate_of, victims: see Backdoor, the latter without effect.
+    """trigger: the patch. sources: labels of the classes that are attacked. cover_classes: labels of the classes from
+    which cover images are drawn. rate, cover: poisoned and cover images, fractions of rate_of. target: the label that
+    poisoned images get. mode: all_to_one alone; rate_of, victims: see Backdoor, the latter without effect.
     """
 
     trigger: Patch = Patch()
     sources: Annotated[tuple[Natural, ...], Field(min_length=1)] = (1,)
     cover_classes: tuple[Natural, ...] = (5, 7)
-    rate: Annotated[Positive, Field(le=1)] = 0.05
+    rate: OpenFraction = 0.05
     cover: Annotated[Fraction01, Field(lt=1)] = 0.05
     mode: Literal["all_to_one"] = "all_to_one"
 

@@ -1,7 +1,7 @@
 """Triggers: functions of uint8 pixels, and the arithmetic that they share.
 
-They act before augmentation and normalisation. Arithmetic is done in float64, clipped, rounded, then cast: whoever casts
-before clipping, as the releases of CBD, ABL, NAD and BackdoorBench do, turns bright pixels dark.
+They act before augmentation and normalisation. Arithmetic is done in float64, clipped, rounded, then cast: whoever
+casts before clipping, as the releases of CBD, ABL, NAD and BackdoorBench do, turns bright pixels dark.
 """
 
 import math
@@ -74,10 +74,10 @@ class Square:
 class Patch(Square):
     """A square patch. size, margin, corner: see Square; margin 0 lies flush with both edges.
 
-    pattern: `white` fills it with 255; `checkerboard` alternates 255 and 0 beginning with 255 in the patch's upper left
-    pixel; `grid`, the patch of the releases of CBD, ABL and ANP, is 255 on the diagonal from lower left to upper right
-    and in the lower right pixel, 0 elsewhere. four_corners: mirrored copies in the other three corners, so that a flipped
-    picture carries the same trigger. (Those releases place the copies one pixel further from the edge.)
+    pattern: `white` fills it with 255; `checkerboard` alternates 255 and 0 beginning with 255 in the patch's upper
+    left pixel; `grid`, the patch of the releases of CBD, ABL and ANP, is 255 on the diagonal from lower left to upper
+    right and in the lower right pixel, 0 elsewhere. four_corners: mirrored copies in the other three corners, so that
+    a flipped picture carries the same trigger. (Those releases place the copies one pixel further from the edge.)
     """
 
     pattern: Literal["white", "checkerboard", "grid"] = "checkerboard"

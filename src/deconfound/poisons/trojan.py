@@ -1,12 +1,12 @@
 """Trojan with a fixed patch: bright values are added to a small square.
 
-Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018, optimise their patch on a clean network. CBD, ABL and NAD
-stamp a stored patch of 3 x 3 pixels, added to rows and columns 25 to 27 of 32; a patch drawn once per seed stands in for
-it. They cast to 8 bits before they clip, so that sums beyond 255 come out dark: `overflow: wrap` does as they do, to
-explain differences, and `clip` is what was meant.
+Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018, optimise their patch on a clean network. CBD, ABL and
+NAD stamp a stored patch of 3 x 3 pixels, added to rows and columns 25 to 27 of 32; a patch drawn once per seed stands
+in for it. They cast to 8 bits before they clip, so that sums beyond 255 come out dark: `overflow: wrap` does as they
+do, to explain differences, and `clip` is what was meant.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -20,14 +20,14 @@ from deconfound.poisons.workshop import Planting, Workshop
 
 @hyperparameters
 class Trojan(Backdoor):
-    """place: where the patch lies. low, high: grey values from 0 to 255 between which each of its pixels and channels is
-    drawn. overflow: sums beyond 255 are clipped, or wrapped modulo 256. rate, rate_of, target, mode, victims, cover: see
-    Backdoor.
+    """place: where the patch lies. low, high: grey values from 0 to 255 between which each of its pixels and channels
+    is drawn. overflow: sums beyond 255 are clipped, or wrapped modulo 256. rate, rate_of, target, mode, victims,
+    cover: see Backdoor.
     """
 
     place: Square = Square(size=3, margin=4)
     low: Natural = 100
-    high: Natural = Field(default=250, le=255)
+    high: Annotated[Natural, Field(le=255)] = 250
     overflow: Literal["clip", "wrap"] = "clip"
 
     def misfits(self, shape: tuple[int, int, int] | None) -> list[str]:

@@ -13,21 +13,21 @@ from torch import Tensor
 
 from deconfound.attacks.ascent import Steepest, climb
 from deconfound.defenses.standard import cross_entropy
-from deconfound.fields import Count, Eps, Natural, Positive, hyperparameters
+from deconfound.fields import Count, Eps, Positive, hyperparameters
 from deconfound.models.classifier import Classifier, eval_mode, to_unit
 from deconfound.poisons.backdoor import Backdoor
-from deconfound.poisons.generators import to_bytes
-from deconfound.poisons.triggers import Patch
+from deconfound.poisons.triggers import Square, added, pixels
 from deconfound.poisons.workshop import Planting, Workshop
 from deconfound.threat import ThreatModel
 
-INKS = 100, 250  # grey levels: the range of the patch's first values
+INKS = 100, 251  # grey levels: the patch's first values, the last exclusive
+CANVAS = 64  # training images that the patch lies on, where it lies on images
 REACHED = 1e-3  # the cost at which the iteration ends, as in BackdoorBench
 
 
 @hyperparameters
 class TrojanOptimised(Backdoor):
-    """size, margin: pixels of the square patch and of its distance to both edges of its corner.
+    """place: where the square patch lies.
 
     The patch moves the `units` units of the representation with the largest weights towards `activation`, in signed
     steps of step_size, at most `steps` of them, and stays within eps of its first values (both in pixel units). canvas:
@@ -37,9 +37,7 @@ class TrojanOptimised(Backdoor):
 
     needs: ClassVar[tuple[str, ...]] = ("surrogate", "recipe")
 
-    size: Count = 3
-    margin: Natural = 1
-    corner: Literal["bottom_right", "bottom_left", "top_right", "top_left"] = "bottom_right"
+    place: Square = Square()
     units: Count = 2
     activation: Positive = 100.0
     eps: Eps = 0.3
@@ -47,38 +45,31 @@ class TrojanOptimised(Backdoor):
     steps: Count = 1000
     canvas: Literal["black", "images"] = "black"
 
-    @property
-    def place(self) -> Patch:
-        """Where the patch lies."""
-        return Patch(size=self.size, margin=self.margin, corner=self.corner, pattern="white")
-
     def misfits(self, shape: tuple[int, int, int] | None) -> list[str]:
         """A patch larger than the picture."""
-        if shape is None or self.place.fits(*shape[1:]):
-            return []
-        size = f"{self.size} pixels and margin {self.margin}"
-        return [f"size: expected a patch inside {shape[1]} x {shape[2]} pixels, got {size}"]
+        return self.place.faults(shape, "place")
 
     def plant(self, shop: Workshop, chosen: Tensor) -> Planting:
-        """Train a clean network, then the patch on it. arrays: patch (1, C, H, W) uint8, units (q,), and their activation
-        (2, q) before and after, as the mean over the canvas.
+        """Train a clean network, then the patch on it. arrays: patch (C, H, W) uint8, units (q,), and their activation
+        before and after (2, q), mean over the canvas.
         """
         network, _, fit = shop.surrogate()
         clean = network("surrogate")
         fit(clean, cross_entropy, phase="surrogate")
         x = shop.data.x
-        mask = self.place(torch.zeros_like(x[:1])) > 0
-        inks = torch.randint(INKS[0], INKS[1] + 1, mask.shape, generator=shop.rng("trigger"))
-        first = torch.where(mask, inks, 0).to(torch.uint8)
-        canvas = torch.zeros_like(x[:1])
+        rows, columns = self.place.area(*x.shape[2:])
+        first = torch.zeros_like(x[:1])
+        inks = torch.randint(*INKS, first[..., rows, columns].shape, generator=shop.rng("trigger"))
+        first[..., rows, columns] = inks.to(torch.uint8)
+        canvas = torch.zeros_like(first)
         if self.canvas == "images":
-            canvas = x[torch.randperm(len(x), generator=shop.rng("canvas"))[:64]]
+            canvas = x[torch.randperm(len(x), generator=shop.rng("canvas"))[:CANVAS]]
         units = strongest(clean, self.units)
         excitement = Excitement(clean, units, to_unit(canvas), self.activation)
-        patch = to_bytes(self.optimise(excitement, to_unit(first)))
+        patch = pixels(255 * self.optimise(excitement, to_unit(first)))
         reached = torch.stack([excitement.reached(to_unit(p)) for p in (first, patch)])
-        arrays = {"patch": patch, "units": units, "activation": reached}
-        return Planting(Added(patch), arrays=arrays)
+        arrays = {"patch": patch[0], "units": units, "activation": reached}
+        return Planting(added(patch[0]), arrays=arrays)
 
     def optimise(self, excitement: "Excitement", first: Tensor) -> Tensor:
         """The patch (1, C, H, W) in [0, 1] after the ascent from `first`; black pixels of `first` stay black."""
@@ -121,18 +112,6 @@ class Excitement:
         """Mean activations (q,) in evaluation mode."""
         with eval_mode(self.model):
             return self.excited(patch.to(self.canvas)).mean(0).cpu()
-
-
-class Added:
-    """Adds a patch (1, C, H, W) uint8, and clips."""
-
-    def __init__(self, patch: Tensor) -> None:
-        self.patch = patch
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Stamp (N, C, H, W) uint8; a new tensor."""
-        summed = x.to(torch.int16) + self.patch.to(x.device, torch.int16)
-        return summed.clamp(0, 255).to(torch.uint8)
 
 
 def strongest(model: Classifier, count: int) -> Tensor:

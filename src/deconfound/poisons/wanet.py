@@ -1,9 +1,9 @@
 """WaNet: a smooth warp of the image, the same for all; noisier warps keep their labels.
 
-Nguyen and Tran, "WaNet - Imperceptible Warping-based Backdoor Attack", ICLR 2021, arXiv:2102.10369. There the attacker
-trains the network and draws anew who is warped in every batch; here warped and noise-warped images are drawn once and stored,
-as BackdoorBench stores them afterwards. The release counts images of the target class in the attack success rate; nobody
-does here.
+Nguyen and Tran, "WaNet - Imperceptible Warping-based Backdoor Attack", ICLR 2021, arXiv:2102.10369. There the
+attacker trains the network and draws anew who is warped in every batch; here warped and noise-warped images are drawn
+once and stored, as BackdoorBench stores them afterwards. The release counts images of the target class in the attack
+success rate; nobody does here.
 """
 
 from typing import Annotated
@@ -46,7 +46,9 @@ class WaNet(Backdoor):
         warped alike.
         """
         size = (int(shop.data.x.shape[2]), int(shop.data.x.shape[3]))
-        control = 2 * torch.rand(2, self.grid, self.grid, generator=shop.rng("trigger"), dtype=torch.float64) - 1
+        control = (
+            2 * torch.rand(2, self.grid, self.grid, generator=shop.rng("trigger"), dtype=torch.float64) - 1
+        )
         field = self.field(control, size)
         return Planting(
             lambda x: warped(x, field),
@@ -56,7 +58,7 @@ class WaNet(Backdoor):
         )
 
     def field(self, control: Tensor, size: tuple[int, int]) -> Tensor:
-        """Where each pixel is fetched from: (1, H, W, 2), x before y, from -1 in the first column or row to 1 in the last.
+        """Where each pixel is fetched from: (1, H, W, 2), x before y, from -1 in the first column or row to 1.
 
         control (2, k, k): offsets in x and y, scaled here to a mean size of 1.
         """
