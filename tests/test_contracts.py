@@ -86,6 +86,13 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "adml": {"ascent": ASCENT, "base": "help", "tau": "one", "floor": 0, "standard_epochs": 1},
         "namid": {"ascent": ASCENT, "base": "mart", "alpha": 2, "estimator": ESTIMATOR, "detach_clean": True},
         "wmim": {"ascent": ASCENT, "weight": 0.2, "estimator": ESTIMATOR},
+        "fine_tuning": {"epochs": 2},
+        "fine_pruning": {"epochs": 2, "tolerance": 0.5},
+        "nad": {"epochs": 2, "teacher_epochs": 1},
+        "mode_connectivity": {"epochs": 2, "endpoint_epochs": 2, "points": 3},
+        "anp": {"iterations": 3},
+        "i_bau": {"rounds": 2},
+        "clp": {"linear": True, "u": 0.5},
         "cbd": {"biased_epochs": 1, "mi_weight": 0.5, "compression": 0.1, "shuffle": "twin"},
     },
     "properties": {

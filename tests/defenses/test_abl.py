@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle_models import same, small_network, snapshot, tiny_images, workbench
+from oracle_models import same, small_network, tiny_images, workbench
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deconfound import training
-from deconfound.defenses.abl import ABL, Ascent, Isolation, lowest
+from deconfound.defenses.abl import ABL, Isolation, ascent, lowest
 from deconfound.defenses.workbench import Defended
 from deconfound.models.classifier import predict
 from deconfound.recipe import Recipe
@@ -175,7 +175,7 @@ def test_without_its_own_settings_the_fine_tuning_is_that_of_the_run_and_with_ze
 
 
 def test_the_ascent_raises_the_loss_of_the_isolated() -> None:
-    more = SMALL | {"unlearn_epochs": 20, "unlearn_lr": 0.01, "statistics": "running"}
+    more = SMALL | {"unlearn_epochs": 20, "unlearn_lr": 0.01}
     left = [trained(ABL(**change))[0].notes for change in (SMALL | {"unlearn_epochs": 0}, more)]
     assert left[0]["unlearning_steps"] == 0 and left[1]["unlearning_steps"] == 20
     assert left[1]["isolated_loss_left"] > left[0]["isolated_loss_left"] + 0.5
@@ -183,23 +183,13 @@ def test_the_ascent_raises_the_loss_of_the_isolated() -> None:
 
 def test_the_loss_of_the_unlearning_is_minus_the_cross_entropy() -> None:
     model = small_network(dropout=0.0)
-    expected = -F.cross_entropy(small_network(dropout=0.0).eval()(X), Y)
-    found = Ascent("running")(model, X, Y, rng=fresh())
+    expected = -F.cross_entropy(small_network(dropout=0.0)(X), Y)
+    found = ascent(model, X, Y, rng=fresh())
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize(("statistics", "moved"), [("batch", True), ("running", False)])
-def test_running_statistics_stay_as_they_were_if_asked(statistics: Any, moved: bool) -> None:
-    model = small_network().train()
-    before = snapshot(model.body[2])  # type: ignore[arg-type, index]
-    before = {name: value for name, value in before.items() if "running" in name}
-    Ascent(statistics)(model, X, Y, rng=fresh())
-    after = {name: value for name, value in snapshot(model.body[2]).items() if name in before}  # type: ignore[arg-type, index]
-    assert before and same(before, after) is not moved
-
-
 def test_forgetting_ends_once_the_isolated_are_guessed_at() -> None:
-    change = SMALL | {"unlearn_epochs": 200, "unlearn_lr": 0.01, "statistics": "running", "forget": "chance"}
+    change = SMALL | {"unlearn_epochs": 200, "unlearn_lr": 0.01, "forget": "chance"}
     notes = trained(ABL(**change))[0].notes
     steps = int(notes["unlearning_steps"])
     assert 1 < steps < 200 and notes["isolated_loss_left"] >= math.log(3)

@@ -455,29 +455,35 @@ def test_without_the_rule_the_twin_takes_all_its_epochs(monkeypatch: pytest.Monk
 # The premise, looked for on held-out images
 
 
+ONE_LABEL = NOT_YET.clone()
+ONE_LABEL[1:9:3] = 0.01  # three examples of label 1
+THEIRS, OTHERS = NOT_YET[:9].clone(), NOT_YET[:9].clone()
+THEIRS[1::3] = 0.01  # the held-out examples of label 1
+OTHERS[0::3] = 0.01
+
+
 @pytest.mark.parametrize(
     ("train", "held", "met"),
     [
-        (FITTED, NOT_YET[:9], 1),
-        (FITTED, FITTED[:9], 0),
+        (ONE_LABEL, NOT_YET[:9], 1),
+        (ONE_LABEL, OTHERS, 1),
+        (ONE_LABEL, THEIRS, 0),
         (NOT_YET, NOT_YET[:9], 0),
         (TOO_LATE, NOT_YET[:9], 0),
     ],
-    ids=["a trigger", "an easy class", "nothing yet", "everything"],
+    ids=["a trigger", "a trigger and an easy class", "an easy class", "nothing yet", "everything"],
 )
 def test_without_its_premise_the_network_is_trained_plainly_if_asked(
     train: Tensor, held: Tensor, met: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cbd, "example_losses", lambda model, data: train if len(data.y) == 30 else held)
     done = trained(CBD(biased_epochs=1, premise="held_out", mi_weight=0.5, compression=0.1))[0]
-    assert done.notes["premise_met"] == met
-    assert done.notes["biased_loss_p05_val"] == pytest.approx(float(held.quantile(0.05)))
-    assert done.notes["rule_met"] == float(train is FITTED)
-    other = (
-        trained(CBD(biased_epochs=1, mi_weight=0.5, compression=0.1))[0]
-        if met
-        else Standard()(workbench(RECIPE)[0])
-    )
+    assert done.notes["premise_met"] == met and done.notes["rule_met"] == float(train is ONE_LABEL)
+    assert done.notes["biased_loss_p05_val"] == pytest.approx(0.01 if held is THEIRS else 0.6)
+    if met:
+        other = trained(CBD(biased_epochs=1, mi_weight=0.5, compression=0.1))[0]
+    else:
+        other = Standard()(workbench(RECIPE)[0])
     assert same(done.model.state_dict(), other.model.state_dict())
 
 

@@ -164,16 +164,3 @@ def test_a_gentle_recipe_keeps_batches_and_augmentations_and_nothing_else() -> N
 
 def test_a_curve_reads_as_places_and_accuracies() -> None:
     assert curve([(0, 1.0), (0.05, 0.5)]) == "0:1.0000 0.05:0.5000"
-
-
-def test_fine_tuning_is_training_on_the_clean_images_at_the_stated_rate() -> None:
-    room = bench()
-    done = FineTuning(epochs=3, lr=0.02, weight_decay=0.01)(room)
-    assert room.start is not None
-    model = suspect(room)
-    recipe = gently(RECIPE, epochs=3, lr=0.02, weight_decay=0.01)
-    Trainer(room.val, room.val, recipe, 0, CPU).fit(
-        model, lambda m, x, y, rng: torch.nn.functional.cross_entropy(m(x), y)
-    )
-    assert same(dict(done.model.state_dict()), dict(model.state_dict()))
-    assert done.notes["accuracy_before"] == accuracy(room.start, room.val)

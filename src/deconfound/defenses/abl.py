@@ -1,9 +1,9 @@
 """ABL: isolate the examples that are learnt fastest, train on the others, and unlearn the isolated.
 
 Li, Lyu, Koren, Lyu, Li and Ma, "Anti-Backdoor Learning: Training Clean Models on Poisoned Data", NeurIPS 2021,
-arXiv:2110.11571. The stages and their defaults are those of the authors' code. One version of that code ranks the losses
-from the largest and stores the isolated images as the others too; here the isolated are those of the lowest loss, as the
-paper has it, and the others are the rest.
+arXiv:2110.11571. The stages and their defaults are those of the authors' code. One version of that code ranks the
+losses from the largest and stores the isolated images as the others too; here the isolated are those of the lowest
+loss, as the paper has it, and the others are the rest.
 """
 
 from dataclasses import replace
@@ -27,24 +27,25 @@ AS_STORED: dict[str, Any] = {"crop": 0, "flip": False, "cutout": 0}
 @hyperparameters
 class ABL:
     """Isolation: isolation_epochs at the constant rate isolation_lr minimise `isolation`, either local gradient ascent
-    (`lga`), sign(L - gamma) L, or `flooding`, |L - gamma| + gamma, of the mean loss L of a batch; gamma in nats. isolate:
-    the fraction of examples of the lowest loss that is set apart (at least two).
+    (`lga`), sign(L - gamma) L, or `flooding`, |L - gamma| + gamma, of the mean loss L of a batch; gamma in nats. The
+    two have the same gradient: they train the same network and differ in the recorded loss alone. isolate: the fraction
+    of examples of the lowest loss that is set apart (at least two).
 
     Fine-tuning on the others: finetune_epochs (0 for none) from the rate finetune_lr, by default those of the run's
     recipe; the release has 60 epochs, 0.1 and 0.01 from the 40th, with crops, flips and holes of 2x2 pixels.
 
-    Unlearning: unlearn_epochs of gradient ascent on the isolated images as they are, at the constant rate unlearn_lr. The
-    release says 5 and spends the first on a test. An epoch is one step for every batch of isolated images: a small
-    training set needs more of them. forget: `epochs` takes all of them; `chance` ends the ascent as soon as the mean
-    loss of the isolated is that of a guess, ln K, which needs no label of poison (ours).
+    Unlearning: unlearn_epochs of gradient ascent on the isolated images as they are, at the constant rate unlearn_lr.
+    The release says 5 and spends the first on a test. An epoch is one step for every batch of isolated images: a small
+    training set needs more of them. forget: `epochs` takes all of them; `chance`, which is ours, ends the ascent once
+    the mean loss of the isolated, in evaluation mode, is that of a guess, ln K; it needs no label of poison.
 
     The isolated examples share one label, and the ascent drives the network away from that whole class: look at the
     recall of the target class.
     """
 
     adaptive: ClassVar[Adaptive] = Adaptive(
-        "a trigger that is learnt no faster than the task is not among the lowest losses: noise on the poisoned images, or"
-        " cover images (stamped, with their own labels)",
+        "a trigger that is learnt no faster than the task is not among the lowest losses: noise on the poisoned images,"
+        " or cover images (stamped, with their own labels)",
         poisons=("slow_injection", "badnets"),
     )
 
@@ -98,7 +99,13 @@ class ABL:
         recipe = replace(constant(bench.recipe, self.unlearn_epochs, self.unlearn_lr), **AS_STORED)
         every = 1 if self.forget == "chance" else 0
         return bench.fit(
-            model, ascent, phase="unlearning", recipe=recipe, data=isolated, watch=forgotten, every=every
+            model,
+            ascent,
+            phase="unlearning",
+            recipe=recipe,
+            data=isolated,
+            watch=forgotten,
+            every=every,
         )
 
 

@@ -50,7 +50,9 @@ def feeders(model: nn.Module, probe: Tensor) -> dict[str, str]:
         if isinstance(module, nn.Conv2d | nn.Linear):
             handles.append(module.register_forward_hook(lambda _, __, out, name=name: remember(name, out)))
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            handles.append(module.register_forward_pre_hook(lambda _, read, name=name: compare(name, read[0])))
+            handles.append(
+                module.register_forward_pre_hook(lambda _, read, name=name: compare(name, read[0]))
+            )
     try:
         with eval_mode(model), torch.no_grad():
             model(probe)
@@ -64,6 +66,4 @@ def renew_statistics(model: Classifier, images: Images, *, batch_size: int, rng:
     """Estimate the statistics of all batch norms again, on images (N, C, H, W) uint8: a mean over batches."""
     device = next(model.parameters()).device
     with global_seed(rng):  # for dropout, which is on meanwhile
-        update_bn(
-            (to_unit(images.x[part].to(device)) for part in batches(len(images.y), batch_size)), model
-        )
+        update_bn((to_unit(images.x[part].to(device)) for part in batches(len(images.y), batch_size)), model)

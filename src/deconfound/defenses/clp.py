@@ -46,7 +46,11 @@ class CLP:
         for name, before in feeders(model, probe).items():
             norm, layer = model.get_submodule(name), model.get_submodule(before)
             assert isinstance(norm, Norm) and isinstance(layer, nn.Conv2d | nn.Linear)
-            if not norm.affine or norm.running_var is None or (isinstance(layer, nn.Linear) and not self.linear):
+            if (
+                not norm.affine
+                or norm.running_var is None
+                or (isinstance(layer, nn.Linear) and not self.linear)
+            ):
                 continue
             chosen = outliers(lipschitz(layer, norm), self.u)
             silence(norm, chosen)

@@ -42,7 +42,7 @@ class Contrast:
 
 
 def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
-    """Mean over all 2N projections of -log softmax at the partner, over the cosines with the 2N - 1 others; scalar, nats.
+    """Mean over all 2N projections of -log softmax at the partner, among the cosines with the 2N - 1 others; nats.
 
     first, second: (N, D), rows belong together. The release of DBD takes the first views alone as anchors.
     """
@@ -86,8 +86,8 @@ def resized_crop(x: Tensor, *, area: float, flip: bool, rng: Generator) -> Tenso
 
 
 def recoloured(x: Tensor, *, jitter: float, grey: float, rng: Generator) -> Tensor:
-    """Brightness, contrast, saturation by random factors in four images of five, then a share without colour; like x, in
-    [0, 1]. Only pictures of three channels have colour.
+    """Brightness, contrast, saturation by random factors in four images of five, then a share without colour; like x,
+    in [0, 1]. Only pictures of three channels have colour.
     """
     draws = torch.rand(5, len(x), 1, 1, 1, generator=rng).to(x.device)
     factors = 1 + jitter * (2 * draws[:3] - 1)

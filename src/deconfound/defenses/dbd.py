@@ -1,9 +1,9 @@
 """DBD: learn to see without labels, then trust the labels that agree with what is seen.
 
 Huang, Li, Wu, Qin and Ren, "Backdoor Defense via Decoupling the Training Process", ICLR 2022, arXiv:2202.03423. Stages
-and defaults are those of the authors' code: a body trained by SimCLR, a linear head on the frozen body, training with the
-half of the labels that fit and without the others. Here an epoch of the last stage is one pass over the training set,
-not 1,024 batches of each half, and the last epoch counts, not the best one on the test set.
+and defaults are those of the authors' code: a body trained by SimCLR, a linear head on the frozen body, training with
+the half of the labels that fit and without the others. Here an epoch of the last stage is one pass over the training
+set, not 1,024 batches of each half, and the last epoch counts; the release also stores the best one on the test set.
 """
 
 from dataclasses import replace
@@ -54,8 +54,8 @@ class DBD:
     """
 
     adaptive: ClassVar[Adaptive] = Adaptive(
-        "poison whose label fits what is seen keeps its label: clean-label triggers, and triggers so plain that the body"
-        " gathers the stamped images of itself",
+        "poison whose label fits what is seen keeps its label: clean-label triggers, and triggers so plain that the"
+        " body gathers the stamped images of itself",
         poisons=("badnets", "sig", "label_consistent"),
     )
 

@@ -1,10 +1,10 @@
 """Fine-pruning: silence the units that clean images leave dormant, then fine-tune what is left.
 
 Liu, Dolan-Gavitt and Garg, "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural Networks", RAID 2018,
-arXiv:1805.12185. The activation is a mean over images and positions, after the ReLU, one unit at a time from the least
-active upwards. Unlike BackdoorBench's version: units are channels of the last batch norm with positions, not inputs of
-the head; the pruning stops on held-out clean images, not on the test set; and a unit that was silenced stays so through
-the fine-tuning. A small network has few dormant units, and little happens.
+arXiv:1805.12185. The activation is a mean over images and positions, after the ReLU, one unit at a time from the
+least active upwards. Unlike BackdoorBench's version: units are channels of the last batch norm with positions, not
+inputs of the head; the pruning stops on held-out clean images, not on the test set; and a unit that was silenced
+stays so through the fine-tuning. A small network has few dormant units, and little happens.
 """
 
 from typing import ClassVar
@@ -22,21 +22,25 @@ from deconfound.fields import Fraction01, Natural, NonNegative, Positive, hyperp
 from deconfound.models.classifier import Classifier, predict
 from deconfound.types import Images
 
-KINDS = ((nn.BatchNorm2d,), (nn.Conv2d,), (nn.BatchNorm1d, nn.Linear))  # where units are looked for, in this order
+KINDS = (
+    (nn.BatchNorm2d,),
+    (nn.Conv2d,),
+    (nn.BatchNorm1d, nn.Linear),
+)  # where units are looked for, in this order
 
 
 @hyperparameters
 class FinePruning:
-    """tolerance: points of accuracy (a fraction) on the held-out half of the clean images that pruning may cost; activity
-    is measured on the other half. epochs, lr, weight_decay: of the fine-tuning on all clean images, SGD, cosine to zero;
-    no epochs, no fine-tuning.
+    """tolerance: points of accuracy (a fraction) on the held-out half of the clean images that pruning may cost;
+    activity is measured on the other half. epochs, lr, weight_decay: of the fine-tuning on all clean images, SGD,
+    cosine to zero; no epochs, no fine-tuning.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("starts_from",)
     adaptive: ClassVar[Adaptive] = Adaptive(
         "it looks for units that only the trigger wakes: a trigger that resembles what clean images hold (blended in,"
-        " weakened in training, or with images of the class itself) lives in units that they use too; and the result is a"
-        " network without further parts",
+        " weakened in training, or with images of the class itself) lives in units that they use too; and the result"
+        " is a network without further parts",
         attacks=GRADIENT,
         poisons=("adap_blend", "label_consistent", "blend", "badnets"),
     )
@@ -93,7 +97,8 @@ def last_layer(model: Classifier) -> str:
             if isinstance(module, kinds) and module is not model.head and module.weight is not None
         ]
         if found:
-            return found[-1]
+            name: str = found[-1]
+            return name
     raise UserError(f"fine_pruning: expected a layer with units in the body, got {type(model.body).__name__}")
 
 
@@ -102,10 +107,8 @@ def mean_activation(model: Classifier, name: str, images: Images) -> Tensor:
     total: list[Tensor] = []
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        total.append(F.relu(output).flatten(2).double().mean(2).sum(0).cpu() if output.dim() > 2 else rows(output))
-
-    def rows(output: Tensor) -> Tensor:
-        return F.relu(output).double().sum(0).cpu()
+        active = F.relu(output).double().reshape(*output.shape[:2], -1)
+        total.append(active.mean(2).sum(0).cpu())
 
     handle = model.get_submodule(name).register_forward_hook(add)
     try:
@@ -118,8 +121,9 @@ def mean_activation(model: Classifier, name: str, images: Images) -> Tensor:
 def prune(
     model: Classifier, name: str, activity: Tensor, held: Images, tolerance: float
 ) -> tuple[Tensor, list[float]]:
-    """Silence channels in place, the least active (C,) first, while accuracy on `held` falls by no more than `tolerance`;
-    one always stays. The channels in their order, and the accuracies with 0, 1, ... of them, the refused one included.
+    """Silence channels in place, the least active (C,) first, while accuracy on `held` falls by no more than
+    `tolerance`; one always stays. The channels in their order, and the accuracies with 0, 1, ... of them, the refused
+    one included.
     """
     layer = model.get_submodule(name)
     order = activity.argsort(stable=True)

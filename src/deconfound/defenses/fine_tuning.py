@@ -1,9 +1,9 @@
 """Fine-tuning: train the suspicious network on a few clean images, and hope that it forgets the trigger.
 
-The baseline of every repair; settings of BackdoorBench (Wu et al., "BackdoorBench: A Comprehensive Benchmark of Backdoor
-Learning", NeurIPS 2022, arXiv:2206.12654): SGD, momentum 0.9, cosine. Batches and augmentations are those of the run's
-recipe. A small rate keeps accuracy and backdoor, a large one loses both, and clean images cannot tell where between them
-the backdoor goes.
+The baseline of every repair; settings of BackdoorBench (Wu et al., "BackdoorBench: A Comprehensive Benchmark of
+Backdoor Learning", NeurIPS 2022, arXiv:2206.12654): SGD, momentum 0.9, cosine. Batches and augmentations are those of
+the run's recipe. A small rate keeps accuracy and backdoor, a large one loses both, and clean images cannot tell where
+between them the backdoor goes.
 """
 
 from typing import ClassVar
@@ -16,8 +16,8 @@ from deconfound.fields import Count, NonNegative, Positive, hyperparameters
 
 @hyperparameters
 class FineTuning:
-    """epochs: passes over the clean images, all of `val`. lr: learning rate at the start, cosine to zero. weight_decay:
-    of SGD.
+    """epochs: passes over the clean images, all of `val`. lr: learning rate at the start, cosine to zero.
+    weight_decay: of SGD.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("starts_from",)

@@ -1,8 +1,8 @@
 """MixMatch: train on images with labels and on images whose labels are guessed, both mixed.
 
-Berthelot, Carlini, Goodfellow, Oliver, Papernot and Raffel, "MixMatch: A Holistic Approach to Semi-Supervised Learning",
-NeurIPS 2019, arXiv:1905.02249. As in the release of DBD, one mixing weight per batch. Here guesses are made in evaluation
-mode, all mixed images go through the network in one pass, and a batch holds as many images with labels as it happens to.
+Berthelot, Carlini, Goodfellow, Oliver, Papernot and Raffel, "MixMatch: A Holistic Approach to Semi-Supervised
+Learning", NeurIPS 2019, arXiv:1905.02249. One mixing weight per batch. Here guesses are made in evaluation mode, all
+mixed images go through the network in one pass, and a batch holds as many images with labels as it happens to.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,12 +22,12 @@ Judge = Callable[[nn.Module], Tensor]
 
 
 class MixMatch:
-    """Objective over the training set with the place of each image for its label, see `places`; it knows the labels, and
-    who keeps his.
+    """Objective over the training set with the place of each image for its label, see `places`; it knows the labels,
+    and who keeps his.
 
-    guesses: views that a guess is the mean of; temperature: its exponent is the inverse; alpha: of the Beta distribution
-    of the mixing weight; weight: of the squared error of guessed images at the end, it grows linearly from 0. recipe: of
-    the views. judge: decides again after every epoch, if given.
+    guesses: views that a guess is the mean of; temperature: its exponent is the inverse; alpha: of the Beta
+    distribution of the mixing weight; weight: of the squared error of guessed images at the end, it grows linearly from
+    0. recipe: of the views. judge: decides again after every epoch, if given.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class MixMatch:
         targets = torch.cat([labels, *[guess] * self.guesses])
         share = mixing_weight(self.alpha, rng=rng)
         order = torch.randperm(len(images), generator=rng).to(x.device)
-        logits = model(share * images + (1 - share) * images[order])
+        logits: Tensor = model(share * images + (1 - share) * images[order])
         targets = share * targets + (1 - share) * targets[order]
         count = len(labels)
-        loss = logits.new_zeros(())
+        loss: Tensor = logits.new_zeros(())
         if count:
             loss = loss + F.cross_entropy(logits[:count], targets[:count])
         if count < len(images):
