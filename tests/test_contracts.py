@@ -18,6 +18,8 @@ from deconfound.attacks import ATTACKS
 from deconfound.data import DATASETS
 from deconfound.defenses import DEFENSES
 from deconfound.defenses.workbench import Defended
+from deconfound.detectors import DETECTORS
+from deconfound.detectors.evidence import Evidence, ExampleDetector, InputDetector, ModelScan
 from deconfound.errors import ConfigError
 from deconfound.evaluation import at_eps
 from deconfound.models import MODELS
@@ -36,6 +38,7 @@ TABLES = {
     "attacks": ATTACKS,
     "datasets": DATASETS,
     "defenses": DEFENSES,
+    "detectors": DETECTORS,
     "models": MODELS,
     "poisons": POISONS,
     "properties": PROPERTIES,
@@ -93,7 +96,20 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "anp": {"iterations": 3},
         "i_bau": {"rounds": 2},
         "clp": {"linear": True, "u": 0.5},
+        "filtered": {"detector": {"kind": "spectral_signatures", "centred": False}},
+        "neural_cleanse": {
+            "scan": {"threshold": 0.1, "inversion": {"passes": 2, "success": 0.1, "batch_size": 4}},
+            "share": 0.5,
+        },
         "cbd": {"biased_epochs": 1, "mi_weight": 0.5, "compression": 0.1, "shuffle": "twin"},
+    },
+    "detectors": {
+        "activation_clustering": {"components": 3, "rule": "smaller", "suspect": "unfamiliar"},
+        "spectral_signatures": {"centred": False, "poisoned": 0.2},
+        "strip": {"overlays": 4, "blend": "average"},
+        "scale_up": {"multipliers": [2, 3], "standardise": "class"},
+        "neural_cleanse": {"inversion": {"passes": 2, "batch_size": 4}, "threshold": 1},
+        "lowest_loss": {"fraction": 0.2},
     },
     "properties": {
         "alignment": {"attack": {"eps": 0.1, "steps": 2}, "epochs": 2, "batch_size": 8},
@@ -321,6 +337,40 @@ def test_a_poison_finds_its_faults_before_it_is_used(kind: str) -> None:
     assert poison.faults((1, 4, 4), 3) == [] and poison.faults(None, None) == []
     faults = poison.faults((1, 1, 1), 1)
     assert faults and all(re.match(rf"({'|'.join(names)})\b.*expected .*, got ", fault) for fault in faults)
+
+
+# Detectors
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_a_detector_looks_and_leaves_everything_as_it_was(kind: str) -> None:
+    model, data, val = small_network().eval(), tiny_images(40), tiny_images(18, seed=1)
+    evidence = Evidence(model, data, val, partial(generator, 0))
+    before, x, y = snapshot(model), data.x.clone(), data.y.clone()
+    detector = made("detectors", kind)
+    assert isinstance(detector, ExampleDetector | InputDetector | ModelScan)
+
+    def look() -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
+        if isinstance(detector, ExampleDetector):
+            scores, flags = detector.examine(evidence)
+            assert scores.shape == flags.shape == (40,) and flags.dtype == torch.bool
+            found += [scores, flags]
+        if isinstance(detector, InputDetector):
+            suspicion = detector.suspicion(evidence)
+            found.append(suspicion(val.x))
+            assert found[-1].shape == (18,) and suspicion(val.x[:0]).shape == (0,)
+            assert torch.allclose(torch.cat([suspicion(val.x[:7]), suspicion(val.x[7:])]), found[-1])
+        if isinstance(detector, ModelScan):
+            anomaly, accused = detector.scan(evidence)
+            assert anomaly.shape == accused.shape == (3,) and accused.dtype == torch.bool
+            found += [anomaly, accused]
+        return found
+
+    once = look()
+    torch.manual_seed(9)
+    assert all(part.isfinite().all() for part in once) and same(look(), once)
+    assert same(snapshot(model), before) and torch.equal(data.x, x) and torch.equal(data.y, y)
 
 
 # Models

@@ -22,6 +22,14 @@ def test_the_score_counts_the_multipliers_that_change_nothing() -> None:
     assert score(grey(0.1, 0.22, 0.8, 0.0).x).tolist() == pytest.approx([0.4, 0.0, 1.0, 1.0])
 
 
+def test_scaled_pixels_are_clipped_at_one() -> None:
+    model = linear(
+        [[0.0, 0.0], [1.0, -1.0]], [0.1, 0.0]
+    )  # class 1 where the first pixel is brighter by more than 0.1
+    data = pictures(255 * torch.tensor([[0.8, 0.4]]), [0])  # multiplied by 3 and more, both are white
+    assert ScaleUp().examine(evidence(model, data)).scores.tolist() == [0.0]
+
+
 def test_black_and_white_pictures_score_one_whatever_the_network() -> None:
     model = linear([[3.0, -2.0, 1.0], [0.5, 1.0, -1.0], [0.0, 0.0, 2.0]], [0.1, 0.2, 0.0])
     rows = 255.0 * (noise(20, 3) > 100)

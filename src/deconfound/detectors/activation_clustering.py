@@ -1,10 +1,10 @@
 """Activation clustering: do the representations of one class fall into two heaps?
 
-Chen et al., "Detecting Backdoor Attacks on Deep Neural Networks by Activation Clustering", SafeAI workshop at AAAI 2019,
-arXiv:1811.03728. Per class of the given labels: representation, a few dimensions, k-means with two clusters, and a rule
-that says whether one of them is poison. Dimensions by principal components, as in the benchmarks; the paper takes
-independent components. Clustered once per class on one pass in the order of the data; a benchmark's release clusters every
-batch of a shuffled loader, so that its flags may belong to other images.
+Chen et al., "Detecting Backdoor Attacks on Deep Neural Networks by Activation Clustering", SafeAI workshop at AAAI
+2019, arXiv:1811.03728. Per class of the given labels: representation, a few dimensions, k-means with two clusters,
+and a rule that says whether one of them is poison. Dimensions by principal components, as in the benchmarks; the
+paper takes independent components. Clustered once per class on one pass in the order of the data; a benchmark's
+release clusters every batch of a shuffled loader, so that its flags may belong to other images.
 """
 
 from typing import Annotated, Literal, NamedTuple
@@ -24,8 +24,8 @@ FEWEST = 4  # images of a class that are worth cutting in two
 
 
 class Halves(NamedTuple):
-    """Two clusters of n points: cluster (n,) bool; silhouette: mean over the points, in [-1, 1]; other (m,) bool: the
-    clusters of further points.
+    """Two clusters of n points: cluster (n,) bool; silhouette: mean over the points, in [-1, 1]; other (m,) bool:
+    the clusters of further points.
     """
 
     cluster: NDArray[np.bool_]
@@ -37,11 +37,11 @@ class Halves(NamedTuple):
 class ActivationClustering:
     """components: principal components of a class that are clustered. starts: of k-means, the best of which counts.
 
-    rule: which classes have poison in them. `smaller`: all of them; `relative_size`: those whose suspected cluster is
-    less than `size`, a fraction of the class; `silhouette`: those whose mean silhouette exceeds the threshold `silhouette`.
-    suspect: which cluster it is. `smaller`, as published, is a coin toss where poison is half of a class;
-    `unfamiliar` is the one to which the held-out images of that class go less often than its training images do, in
-    proportion (ours; the threshold needs no such images).
+    rule: which classes have poison in them. `smaller`: all of them; `relative_size`: those whose suspected cluster
+    is less than `size`, a fraction of the class; `silhouette`: those whose mean silhouette exceeds the threshold
+    `silhouette`. suspect: which cluster it is. `smaller`, as published, is a coin toss where poison is half of a
+    class; `unfamiliar` is the one to which the held-out images of that class go less often than its training images
+    do, in proportion (ours).
     """
 
     components: Count = 10
@@ -52,9 +52,9 @@ class ActivationClustering:
     suspect: Literal["smaller", "unfamiliar"] = "smaller"
 
     def examine(self, evidence: Evidence) -> Flagged:
-        """The score is the mean silhouette of the class for its suspected cluster, and minus that for the other one: a
-        member of the suspect half of the most cloven class comes first, of its other half last. It is the same for
-        every rule; 0 where a class has too few distinct images to be cut.
+        """The score is the mean silhouette of the class for its suspected cluster, and minus that for the other
+        one: a member of the suspect half of the most cloven class comes first, of its other half last. It is the
+        same for every rule; 0 where a class has too few distinct images to be cut.
         """
         y, z = evidence.data.y.cpu(), representations(evidence.model, evidence.data.x).numpy()
         val_y, val_z = evidence.val.y.cpu(), np.zeros((0, z.shape[1]))
@@ -91,8 +91,8 @@ class ActivationClustering:
 
 
 def halves(points: Points, others: Points, *, components: int, starts: int, state: int) -> Halves | None:
-    """Cut points (n, D) in two by k-means on their principal components, and assign others (m, D); None where fewer than
-    four, or all the same. state: seed of k-means.
+    """Cut points (n, D) in two by k-means on their principal components, and assign others (m, D); None where fewer
+    than four, or all the same. state: seed of k-means.
     """
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA

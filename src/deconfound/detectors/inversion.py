@@ -1,11 +1,11 @@
 """Trigger inversion: the smallest patch that sends every image to one class, sought for each class.
 
-Wang et al., "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks", IEEE S&P 2019, section V.A.
-A trigger of a class is a mask m (1, H, W) and a pattern q (C, H, W), both in [0, 1]; stamped images are (1 - m) x + m q.
-It minimises the mean cross-entropy towards the class plus k |m|_1, with a k that follows the success. All classes climb
-side by side in the one ascent loop, as rows (1 + C, H, W) of mask and pattern that do not influence each other. Settings of
-the released ports: Adam in tanh space with decays 0.5 and 0.9, k doubled while the trigger works and divided by 2^1.5 while
-it does not.
+Wang et al., "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks", IEEE S&P 2019.
+A trigger of a class is a mask m (1, H, W) and a pattern q (C, H, W), both in [0, 1]; stamped images
+are (1 - m) x + m q. It minimises the mean cross-entropy towards the class plus k |m|_1, with a k that follows the
+success. All classes climb side by side in the one ascent loop, as rows (1 + C, H, W) of mask and pattern that do
+not influence each other. Settings of the released ports: Adam in tanh space with decays 0.5 and 0.9, k doubled
+while the trigger works and divided by 2^1.5 while it does not.
 """
 
 from collections.abc import Callable
@@ -14,24 +14,26 @@ from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from deconfound.attacks.ascent import Point, climb
 from deconfound.attacks.cw_l2 import from_tanh, to_tanh
+from deconfound.detectors.scoring import cheaper
 from deconfound.fields import Count, Fraction01, Positive, hyperparameters
 from deconfound.models.classifier import Classifier, eval_mode, to_unit
-from deconfound.models.speed import folded
 from deconfound.optimisers import batches
 
 DECAYS = (0.5, 0.9)  # Adam's
 GROUP = 16  # classes at a time
+Logits = Callable[[Tensor], Tensor]
 RATIO = 0.99  # a mask that is not smaller than this part of the best one is no progress
 
 
 class Inverted(NamedTuple):
     """A trigger per class: mask (K, 1, H, W) and pattern (K, C, H, W) in [0, 1], and success (K,): the share of the
-    images that it sent to the class while the mask was judged; below what was asked where no mask ever reached that.
+    images that it sent to the class while the mask was judged; below what was asked where no mask ever reached
+    that.
     """
 
     mask: Tensor
@@ -58,12 +60,12 @@ class Inversion:
     factor^1.5). stale: passes without a smaller mask after which a class is done, once k has moved both ways.
     """
 
-    passes: Count = 40
+    passes: Count = 80
     batch_size: Count = 32
     lr: Positive = 0.1
     cost: Positive = 1e-3
     success: Annotated[Fraction01, Field(gt=0)] = 0.98
-    patience: Count = 2
+    patience: Count = 5
     factor: Annotated[Positive, Field(gt=1)] = 2.0
     stale: Count = 25
 
@@ -74,23 +76,25 @@ class Inversion:
         clean = to_unit(x.to(next(model.parameters()).device))
         found = []
         with eval_mode(model):
-            light = folded(model, clean[:4])
+            logits = cheaper(model, clean[:4])
             for classes in torch.arange(model.head.out_features).split(GROUP):  # type: ignore[no-untyped-call]
-                found.append(self._group(light, clean, classes.to(clean.device), rng=rng))
+                found.append(self._group(logits, clean, classes.to(clean.device), rng=rng))
         best, success = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
         return Inverted(best[:, :1], best[:, 1:], success)
 
     def _group(
-        self, model: nn.Module, x: Tensor, classes: Tensor, *, rng: Callable[[str], Generator]
+        self, logits: Logits, x: Tensor, classes: Tensor, *, rng: Callable[[str], Generator]
     ) -> tuple[Tensor, Tensor]:
-        """Rows (n, 1 + C, H, W) and success (n,) of some classes. All start from draws of their own, and see the same
-        batches.
+        """Rows (n, 1 + C, H, W) and success (n,) of some classes. All start from draws of their own, and see the
+        same batches.
         """
         channels, height, width = x.shape[1:]
         shape = (1 + channels, height, width)
-        drawn = [torch.rand(shape, generator=rng(f"inversion of class {label}")) for label in classes.tolist()]
+        drawn = [
+            torch.rand(shape, generator=rng(f"inversion of class {label}")) for label in classes.tolist()
+        ]
         start = torch.stack(drawn).to(x)
-        look = Look(self, model, x, classes, start, rng("inversion batches"))
+        look = Look(self, logits, x, classes, start, rng("inversion batches"))
         steps = self.passes * len(look.parts)
         climb(look, start, start, Descent(start, self.lr), steps=steps, early_stop=True)
         return look.best, look.success
@@ -106,7 +110,7 @@ class Descent:
         self.optimizer = torch.optim.Adam([self.w], lr=lr, betas=DECAYS)
 
     def __call__(self, step: int, at: Point) -> Tensor:
-        """The next iterate; rows that have left stay where they are."""
+        """The next iterate, of the rows that are left."""
         self.w.grad = torch.zeros_like(self.w)
         self.w.grad[at.rows] = -at.gradient * 2 * at.z * (1 - at.z)
         self.optimizer.step()
@@ -119,19 +123,19 @@ class Descent:
 
 @dataclass
 class Streak:
-    """Consecutive passes that reached the success, or did not, per class (n,); and whether k has ever moved that way."""
+    """length (n,): consecutive passes that reached the success, or did not; moved (n,): has k ever moved that way?"""
 
     length: Tensor
     moved: Tensor
 
 
 class Look:
-    """What the ascent sees: minus the loss of each class's trigger on the next batch. Keeps k and the best trigger."""
+    """What the ascent sees: minus the loss of each class's trigger on the next batch. Keeps k and the best ones."""
 
     def __init__(
-        self, spec: Inversion, model: nn.Module, x: Tensor, classes: Tensor, start: Tensor, rng: Generator
+        self, spec: Inversion, logits: Logits, x: Tensor, classes: Tensor, start: Tensor, rng: Generator
     ) -> None:
-        self.spec, self.model, self.x, self.classes, self.rng = spec, model, x, classes, rng
+        self.spec, self.logits, self.x, self.classes, self.rng = spec, logits, x, classes, rng
         self.parts = batches(len(x), spec.batch_size)
         self.looks = 0
         self.order = torch.zeros(0, dtype=torch.int64)
@@ -151,7 +155,7 @@ class Look:
         self.looks += 1
         x, wanted = self.x[self.order[self.parts[place]]], self.classes[rows]
         stamped = stamp(x, z[:, None, :1], z[:, None, 1:])
-        logits = self.model(stamped.flatten(0, 1)).unflatten(0, stamped.shape[:2])
+        logits = self.logits(stamped.flatten(0, 1)).view(len(rows), len(x), -1)
         loss = F.cross_entropy(logits.transpose(1, 2), wanted[:, None].expand(-1, len(x)), reduction="none")
         norm = z[:, 0].flatten(1).sum(1)
         self.hits[rows] += (logits.detach().argmax(2) == wanted[:, None]).sum(1)
@@ -164,7 +168,9 @@ class Look:
         spec = self.spec
         share = self.hits[rows] / len(self.x)
         reached = share >= spec.success
-        self.stale[rows] = torch.where(reached & (norm < RATIO * self.smallest[rows]), 0, self.stale[rows] + 1)
+        self.stale[rows] = torch.where(
+            reached & (norm < RATIO * self.smallest[rows]), 0, self.stale[rows] + 1
+        )
         better = (reached & (norm < self.smallest[rows])) | self.smallest[rows].isinf()
         self.best[rows[better]], self.success[rows[better]] = z[better], share[better]
         self.smallest[rows] = torch.where(reached, norm.minimum(self.smallest[rows]), self.smallest[rows])

@@ -1,7 +1,7 @@
 """Lowest loss: what a network has learnt best is what was easy, and poison is meant to be easy.
 
-A sanity baseline without a paper of its own: it says whether a finer detector is needed at all. The idea is that of the
-isolation stage of Li et al., "Anti-Backdoor Learning: Training Clean Models on Poisoned Data", NeurIPS 2021,
+A sanity baseline without a paper of its own: it says whether a finer detector is needed at all. The idea is that of
+the isolation stage of Li et al., "Anti-Backdoor Learning: Training Clean Models on Poisoned Data", NeurIPS 2021,
 arXiv:2110.11571, without its training. It works on a network that was trained for a few steps only.
 """
 
@@ -15,7 +15,7 @@ from deconfound.models.classifier import predict
 
 @hyperparameters
 class LowestLoss:
-    """fraction: of the training images that is flagged, those with the lowest cross-entropy against their given label."""
+    """fraction: of the training images that is flagged, those with the lowest loss (cross-entropy, given label)."""
 
     fraction: OpenFraction = 0.1
 

@@ -1,8 +1,9 @@
 """Neural Cleanse: a class that a much smaller patch reaches than any other is the target of a backdoor.
 
-Wang et al., "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks", IEEE S&P 2019, sections V.A
-and V.B. Triggers are inverted on the held-out images (`inversion`). Its limits are its own: triggers that cover the image
-or warp it, all-to-all backdoors, and few classes, among which a deviation from the median is coarse.
+Wang et al., "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks", IEEE S&P 2019.
+Triggers are inverted on the held-out images (`inversion`). Its limits are its own: triggers
+that cover the image or warp it, all-to-all backdoors, and few classes, among which a deviation from the median is
+coarse.
 """
 
 import torch
@@ -18,8 +19,8 @@ CONSISTENT = 1.4826  # makes the median absolute deviation of a normal variable 
 
 @hyperparameters
 class NeuralCleanse:
-    """inversion: how the trigger of each class is sought. threshold: a class is accused whose mask is smaller than the
-    median by more than so many deviations, and sends the images to the class as often as the inversion asked.
+    """inversion: how the trigger of each class is sought. threshold: a class is accused whose mask is smaller than
+    the median by more than so many deviations, and sends the images to the class as often as the inversion asked.
     """
 
     inversion: Inversion = Inversion()
@@ -40,7 +41,7 @@ class NeuralCleanse:
 
 
 def anomaly_index(norms: Tensor) -> Tensor:
-    """(median - n) / (1.4826 * median |n - median|) of norms (K,): positive below the median, 0 where all are alike."""
+    """(median - n) / (1.4826 * median |n - median|) of norms (K,): positive below the median, 0 if all are alike."""
     middle = norms.quantile(0.5)
     deviation = CONSISTENT * (norms - middle).abs().quantile(0.5)
     return (middle - norms) / torch.clamp(deviation, min=1e-6)

@@ -1,10 +1,11 @@
 """SCALE-UP: a triggered image keeps its prediction when its pixels are multiplied.
 
-Guo et al., "SCALE-UP: An Efficient Black-box Input-level Backdoor Detection via Analyzing Scaled Prediction Consistency",
-ICLR 2023, arXiv:2302.03251. Pixels are scaled before normalisation and clipped at 1. With held-out images the paper
-standardises the score by those of the predicted class; a release takes one mean and deviation for all classes. That
-release scores only images whose prediction is their label (of triggered ones, the successful attacks); here all are scored.
-On pictures that are nearly black and white, scaling changes little and the score says little.
+Guo et al., "SCALE-UP: An Efficient Black-box Input-level Backdoor Detection via Analyzing Scaled Prediction
+Consistency", ICLR 2023, arXiv:2302.03251. Pixels are scaled before normalisation and clipped at 1. With held-out
+images the paper standardises the score by those of the predicted class; a release takes one mean and deviation for
+all classes. That release scores only images whose prediction is their label (of triggered ones, the successful
+attacks); here all are scored. On pictures that are nearly black and white, scaling changes little and the score
+says little.
 """
 
 from collections.abc import Callable
@@ -26,8 +27,8 @@ NARROWEST = 0.1  # a deviation below it is taken for this: few images of a class
 class ScaleUp:
     """multipliers: factors of the pixels; the score is the share of them that leave the predicted class as it is.
 
-    standardise: subtract the mean of the held-out images and divide by their standard deviation; `none`, over `all` of
-    them, or over those of the predicted `class`. threshold: from this score on, a training image is flagged; a
+    standardise: subtract the mean of the held-out images and divide by their standard deviation; `none`, over `all`
+    of them, or over those of the predicted `class`. threshold: from this score on, a training image is flagged; a
     share with `none`, standard deviations otherwise.
     """
 
@@ -42,7 +43,7 @@ class ScaleUp:
         clean, predicted = self._consistency(evidence, held_out(evidence).x)
         centre, width = _moments(clean)
         means, widths = (part.repeat(evidence.classes) for part in (centre, width))
-        for label in predicted.unique().tolist() if self.standardise == "class" else ():
+        for label in sorted(set(predicted.tolist())) if self.standardise == "class" else ():
             means[label], widths[label] = _moments(clean[predicted == label])
 
         def score(x: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ from torch import Tensor
 from deconfound.detectors.evidence import Evidence, Flagged
 from deconfound.errors import UserError
 from deconfound.models.classifier import Classifier, eval_mode, to_unit
+from deconfound.models.speed import folded
 from deconfound.types import Images
 
 BATCH = 512  # images at a time
+WIDE = 16  # pixels: from this side on a CPU pools faster with the channels last
 
 
 @torch.no_grad()
@@ -20,6 +22,17 @@ def representations(model: Classifier, x: Tensor) -> Tensor:
     with eval_mode(model):
         parts = [model.features(to_unit(part.to(device))).double().cpu() for part in x.split(BATCH)]  # type: ignore[no-untyped-call]
     return torch.cat(parts) if len(x) else torch.zeros(0, model.head.in_features, dtype=torch.float64)
+
+
+def cheaper(model: Classifier, probe: Tensor) -> Callable[[Tensor], Tensor]:
+    """The logits of a model in evaluation mode, for those who ask thousands of times; probe (n, C, H, W): a few
+    images in [0, 1] on its device.
+    """
+    light = folded(model, probe)
+    if light is model or probe.device.type != "cpu" or min(probe.shape[2:]) < WIDE:
+        return light
+    light = light.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return lambda x: light(x.contiguous(memory_format=torch.channels_last))
 
 
 def held_out(evidence: Evidence) -> Images:

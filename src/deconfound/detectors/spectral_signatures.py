@@ -1,9 +1,10 @@
 """Spectral signatures: poison sticks out along the first singular direction of the representations of its class.
 
-Tran, Li and Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018, arXiv:1811.00636, algorithm 1. The released
-code projects representations that are not centred on the direction that it found in the centred ones. Both are here:
-once poison is half of a class, the centred scores of poison and of clean images are the same by symmetry, and what is
-found without centring is found by the position of the class in the space, not by the argument of the paper.
+Tran, Li and Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018, arXiv:1811.00636. The
+released code projects representations that are not centred on the direction that it found in the centred ones. Both
+are here: once poison is half of a class, the centred scores of poison and of clean images are the same by symmetry,
+and what is found without centring is found by the position of the class in the space, not by the argument of the
+paper.
 """
 
 from typing import Annotated, Literal
@@ -19,7 +20,8 @@ from deconfound.fields import OpenFraction, Positive, Real, hyperparameters
 
 @hyperparameters
 class SpectralSignatures:
-    """centred: score ((R - mean) v)^2 as published, or (R v)^2 as released (which takes the absolute value: the same order).
+    """centred: score ((R - mean) v)^2 as published, or (R v)^2 as released (which takes the absolute value: the
+    same order).
 
     rule: what is thrown out of every class. `fraction`: the excess * poisoned part with the largest scores, where
     `poisoned` is the share of poison in a class that is reckoned with; `percentile`: what scores above that
@@ -50,9 +52,10 @@ class SpectralSignatures:
 
 
 def spectral_scores(rows: Tensor, *, centred: bool) -> Tensor:
-    """(n,): squared projection of rows (n, D), or of their deviations from the mean, on the first right singular vector of
-    the deviations.
+    """(n,): squared projection of rows (n, D), or of their deviations from the mean, on the first right singular
+    vector of the deviations.
     """
     deviations = rows - rows.mean(0)
     direction = torch.linalg.svd(deviations, full_matrices=False).Vh[0]
-    return ((deviations if centred else rows) @ direction).square()
+    projected: Tensor = (deviations if centred else rows) @ direction
+    return projected.square()
