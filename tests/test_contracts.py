@@ -164,6 +164,23 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
             "cover": "1/5",
             "trigger": {"size": 2},
         },
+        "trojan_optimised": {
+            "target": 1,
+            "place": {"size": 2},
+            "units": 1,
+            "steps": 5,
+            "canvas": "images",
+        },
+        "label_consistent": {"target": 1, "steps": 3, "epochs": 1, "trigger": {"amplitude": 0.5}},
+        "input_aware": {"target": 1, "levels": 1, "base": 4, "mask_epochs": 1, "epochs": 1, "cover": 0.1},
+        "slow_injection": {
+            "target": 1,
+            "aim": "twin",
+            "cover": 0.1,
+            "rounds": 2,
+            "steps": 3,
+            "early_epochs": 1,
+        },
     },
 }
 WITHOUT_IMAGES = "transfer"  # its images are stored by another attack, and the evaluation reads them
