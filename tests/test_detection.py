@@ -134,5 +134,7 @@ def test_records_of_a_defense_are_scored_with_the_sign_of_their_score() -> None:
     assert (
         found["isolated_auroc"] == 1 and found["isolated_precision"] == 1 and found["isolated_recall"] == 0.5
     )
+    trace = {"dropped": np.array([True, False, False, False]), "sce_loss": np.array([9.0, 8.0, 3.0, 4.0])}
+    assert poison_measures(trace, mask)["dropped_auroc"] == 1
     trace = {"flagged": np.array([True, False, False, False]), "suspicion": np.array([9.0, 8.0, 3.0, 4.0])}
     assert poison_measures(trace, mask)["flagged_auroc"] == 1

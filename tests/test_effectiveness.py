@@ -68,7 +68,7 @@ def test_the_worst_class_is_the_one_that_falls_furthest() -> None:
 def poisoned(
     folder: Path, name: str, seed: int, clean: str, asr: str, right: str, poison: str = "bad"
 ) -> Path:
-    entries = [entry("clean_accuracy", "none", clean), entry("clean_accuracy", "do_style", "0000")]
+    entries = [entry("clean_accuracy", "none", clean), entry("clean_accuracy", "other_style", "0000")]
     if poison != "clean":
         entries += [
             entry("asr", poison, asr, "triggered"),

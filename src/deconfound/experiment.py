@@ -178,6 +178,13 @@ def full(kind: str, name: str, block: Mapping[str, Any]) -> Block:
     return ({"kind": block["kind"]} if "kind" in block else {}) | values
 
 
-def module_of(kind: str, block: Mapping[str, Any]) -> str:
-    """The module that defines a block's kind, for the fingerprint of a job."""
-    return target(TABLES[kind], block["kind"], at=kind).partition(":")[0]
+NESTED = {"attack": "attacks", "detector": "detectors"}  # keys under which a block holds a block of another table
+
+
+def modules_of(kind: str, block: Mapping[str, Any]) -> list[str]:
+    """The modules that define a block's kind and those of the blocks inside it, for the fingerprint of a job."""
+    found = [target(TABLES[kind], block["kind"], at=kind).partition(":")[0]]
+    for key, inner in NESTED.items():
+        if isinstance(block.get(key), Mapping) and "kind" in block[key]:
+            found += modules_of(inner, block[key])
+    return found

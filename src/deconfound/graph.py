@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from deconfound.experiment import CLEAN, Experiment, module_of
+from deconfound.experiment import CLEAN, Experiment, modules_of
 from deconfound.fingerprint import ROOT, fingerprint
 from deconfound.plan import Plan, Run
 from deconfound.storage import digest
@@ -197,23 +197,23 @@ class Graph:
 
     def fetch_code(self, wildcards: Any) -> str:
         """Fingerprint of a fetch."""
-        return fingerprint("deconfound.steps.fetch", self._module("datasets", wildcards.dataset))
+        return fingerprint("deconfound.steps.fetch", *self._modules("datasets", wildcards.dataset))
 
     def poison_code(self, wildcards: Any) -> str:
         """Fingerprint of a poisoning."""
-        modules = [self._module("poisons", wildcards.poison)]
         surrogate = self.experiment.poisons[wildcards.poison].get("surrogate")
-        return fingerprint("deconfound.steps.poison", *modules, *self._modules("models", surrogate))
+        trained = self._modules("models", surrogate) if surrogate else []
+        return fingerprint("deconfound.steps.poison", *self._modules("poisons", wildcards.poison), *trained)
 
     def train_code(self, wildcards: Any) -> str:
         """Fingerprint of a training."""
         run = run_of(wildcards)
-        parts = self._module("models", run.model), self._module("defenses", run.defense)
+        parts = self._modules("models", run.model) + self._modules("defenses", run.defense)
         return fingerprint("deconfound.steps.train", *parts)
 
     def attack_code(self, wildcards: Any) -> str:
         """Fingerprint of a crafting."""
-        parts = self._module("models", wildcards.model), self._module("attacks", wildcards.attack)
+        parts = self._modules("models", wildcards.model) + self._modules("attacks", wildcards.attack)
         return fingerprint("deconfound.steps.attack", *parts)
 
     def evaluate_code(self, wildcards: Any) -> str:
@@ -221,11 +221,12 @@ class Graph:
         run = run_of(wildcards)
         blocks = self.plan.attacks(run)
         kinds = [*blocks["attacks"].values(), *(curve["attack"] for curve in blocks["curves"])]
-        modules = {module_of("attacks", block) for block in kinds} | {self._module("models", run.model)}
+        modules = {name for block in kinds for name in modules_of("attacks", block)}
+        modules |= set(self._modules("models", run.model))
         for kind in ("properties", "detectors"):
-            modules |= {module_of(kind, block) for block in blocks[kind].values()}
+            modules |= {name for block in blocks[kind].values() for name in modules_of(kind, block)}
         if blocks["properties"] or any(block["kind"] == "adaptive" for block in kinds):
-            modules.add(self._module("defenses", run.defense))
+            modules |= set(self._modules("defenses", run.defense))
         return fingerprint("deconfound.steps.evaluate", *sorted(modules))
 
     def step_code(self, step: str) -> str:
@@ -270,11 +271,8 @@ class Graph:
     def _training_crafts(self) -> set[tuple[Run, str]]:
         return {made for run in self.runs if (made := self.plan.crafted_for(run))}
 
-    def _modules(self, kind: str, name: str | None) -> list[str]:
-        return [self._module(kind, name)] if name else []
-
-    def _module(self, kind: str, name: str) -> str:
-        return module_of(kind, getattr(self.experiment, kind)[name])
+    def _modules(self, kind: str, name: str) -> list[str]:
+        return modules_of(kind, getattr(self.experiment, kind)[name])
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ Bools = NDArray[np.bool_]
 
 SPLITS = {"flagged": "suspicion", "isolated": "isolation_loss", "dropped": "sce_loss"}
 """Records of a defense that sets examples apart: (N,) bool, and the score (N,) that it judged them by."""
-LOWER = ("isolation_loss", "sce_loss")  # scores of which the smaller is the more suspicious
+LOWER = ("isolation_loss",)  # scores of which the smaller is the more suspicious
 
 
 def poison_measures(trace: Mapping[str, Array], mask: Bools) -> dict[str, float]:

@@ -74,7 +74,8 @@ class _Block(nn.Module):
         active = torch.relu(self.norm1(x))
         found = self.conv1(active)
         found = self.conv2(self.dropout(torch.relu(self.norm2(found))))
-        return found + (x if self.shortcut is None else self.shortcut(active))
+        total: Tensor = found + (x if self.shortcut is None else self.shortcut(active))
+        return total
 
 
 def _initialise(body: nn.Module) -> None:

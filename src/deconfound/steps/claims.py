@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deconfound import tables
+from deconfound import backdoor_tables, tables
 from deconfound.claims import errata_table, judge
+from deconfound.effectiveness import with_effectiveness
 from deconfound.ledger import published_table, read_ledger
 from deconfound.results import load, with_measures
 from deconfound.storage import read_json
@@ -19,8 +20,8 @@ def run(
     out: Path,
     calibration: Sequence[Path] = (),
 ) -> None:
-    """Write results, summary, differences, per_class, measures, properties, trust, costs, claims, published and errata
-    as CSV into `out`.
+    """Write results, summary, differences, per_class, measures, properties, trust, costs, backdoor, cross, detection,
+    claims, published and errata as CSV into `out`.
 
     controls: name of the control by `dataset/poison/model/defense`. calibration: what `calibrate` wrote, if it ran; how
     far each bound is usable becomes a measure of every run, for premises to lean on.
@@ -30,6 +31,7 @@ def run(
         results = with_measures(results, usable(read_json(path)))
     sources = [read_ledger(path) for path in ledgers]
     by_cell = {tuple(cell.split("/")): control for cell, control in controls.items()}
+    results = with_effectiveness(results, by_cell)
     found = {
         "results": tables.results_table(results),
         "summary": tables.summary_table(results),
@@ -39,6 +41,9 @@ def run(
         "properties": tables.properties_table(results),
         "trust": tables.trust_table(results),
         "costs": tables.costs_table(results),
+        "backdoor": backdoor_tables.backdoor_table(results, by_cell),
+        "cross": backdoor_tables.cross_table(results),
+        "detection": backdoor_tables.detection_table(results),
         "claims": judge(sources, results),
         "published": published_table(sources),
         "errata": errata_table(sources, results),

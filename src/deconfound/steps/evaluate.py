@@ -21,7 +21,7 @@ from deconfound.steps.spec import require
 from deconfound.steps.weights import load_model
 from deconfound.storage import digest, provenance, read_json, read_npz, sha256, write_json
 from deconfound.trust import model_checks, threat_checks
-from deconfound.types import Images
+from deconfound.types import Array, Images
 
 DEFAULT = Speed()
 MOVED = {"do_style": "x_do_style"}  # name of the measure -> array beside the test split
@@ -59,9 +59,8 @@ def run(
     key = digest([spec, about["run"], code, {name: sha256(path) for name, path in inputs.items()}])
     transfers = {name: torch.from_numpy(read_npz(path, "x_adv")["x_adv"]) for name, path in stored.items()}
     notebook = Notebook(scratch / f"evaluate-{key}.json", key)
-    engine = Engine(
-        load_model(model, device), images, int(about["run"]["seed"]), transfers, speed, notebook=notebook
-    )
+    network, seed = load_model(model, device), int(about["run"]["seed"])
+    engine = Engine(network, images, seed, transfers, speed, notebook=notebook)
     known = Knowledge(model, about, engine.model)
     evaluation = Evaluation(engine, spec["examples"], known.term(spec))
     evaluation.clean_accuracy()
@@ -74,22 +73,24 @@ def run(
     inputs |= {name: path for name, path in (("train", train), ("val", val), ("poisoned", poisoned)) if path}
     arrays = read_npz(poisoned) if poisoned else None
     if arrays:
-        stamped = Images(torch.from_numpy(arrays["test_x"]), torch.from_numpy(arrays["test_y"]))
-        cross = torch.from_numpy(arrays["cross_x"]) if "cross_x" in arrays else None
-        subsets |= evaluation.backdoor(about["run"]["poison"], stamped, cross)
+        subsets |= _backdoor(evaluation, about["run"]["poison"], arrays)
         measures |= poison_measures(read_npz(model / "trace.npz"), arrays["mask"].astype(bool))
     if spec.get("detectors"):
         measures |= look(evaluation, known, (train, val), arrays, spec["detectors"])
-    found = {
-        "run": about["run"],
-        "classes": list(classes),
-        "subsets": {k: _packed(v) for k, v in subsets.items()},
-    }
+    packed = {name: _packed(labels) for name, labels in subsets.items()}
+    found = {"run": about["run"], "classes": list(classes), "subsets": packed}
     entries = [entry.to_json() for entry in evaluation.entries]
     found |= {"entries": entries, "measures": measures, "values": values}
     found |= {"costs": [asdict(cost) for cost in evaluation.costs], "gate": trust}
     write_json(out, found | {"spec": dict(spec), "provenance": provenance(inputs)})
     notebook.forget()
+
+
+def _backdoor(evaluation: Evaluation, poison: str, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """Score the stamped test images of a poisoned set; the labels of the new subsets."""
+    stamped = Images(torch.from_numpy(arrays["test_x"]), torch.from_numpy(arrays["test_y"]))
+    cross = torch.from_numpy(arrays["cross_x"]) if "cross_x" in arrays else None
+    return evaluation.backdoor(poison, stamped, cross)
 
 
 def _check(spec: Mapping[str, Any], stored: Mapping[str, Path], train: Path | None, val: Path | None) -> None:

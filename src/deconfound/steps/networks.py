@@ -1,10 +1,13 @@
-"""Fresh networks, as steps hand them out."""
+"""Fresh networks and their recipes, as steps hand them out."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from deconfound.models.classifier import Classifier
+from deconfound.recipe import Recipe
+from deconfound.registry import build
 from deconfound.rng import generator, global_seed
 from deconfound.types import Images
 
@@ -17,3 +20,10 @@ def fresh(
         model: Classifier = architecture(tuple(images.x.shape[1:]), classes)
     model.normalise_like(images.x)
     return model.to(device)
+
+
+def recipe_of(block: Mapping[str, Any]) -> Recipe:
+    """The recipe that a spec describes."""
+    table = {"recipe": f"{Recipe.__module__}:{Recipe.__name__}"}
+    made: Recipe = build(table, {"kind": "recipe", **block}, at="training")
+    return made

@@ -15,11 +15,10 @@ from deconfound.errors import DataError
 from deconfound.models import MODELS
 from deconfound.poisons import POISONS
 from deconfound.poisons.workshop import Poisoned, Workshop
-from deconfound.recipe import Recipe
 from deconfound.registry import build
 from deconfound.rng import generator
 from deconfound.steps.images import load_images
-from deconfound.steps.networks import fresh
+from deconfound.steps.networks import fresh, recipe_of
 from deconfound.steps.spec import require
 from deconfound.storage import array_digest, digest, provenance, read_json, write_json, write_npz
 from deconfound.training import Trainer, only_one
@@ -117,8 +116,7 @@ def _workshop(
     if not spec.get("surrogate"):
         return Workshop(clean, classes, rng)
     require(spec, "training", at="--spec")
-    table = {"recipe": f"{Recipe.__module__}:Recipe"}
-    recipe = build(table, {"kind": "recipe", **spec["training"]}, at="training")
+    recipe = recipe_of(spec["training"])
     architecture = build(MODELS, spec["surrogate"], at="surrogate")
     nobody = Images(clean.x[:0], clean.y[:0])
     own = int(generator(seed, "poison", "surrogate").initial_seed())

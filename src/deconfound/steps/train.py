@@ -12,11 +12,10 @@ from deconfound.defenses import DEFENSES
 from deconfound.defenses.workbench import Workbench
 from deconfound.errors import DataError
 from deconfound.models import MODELS
-from deconfound.recipe import Recipe
 from deconfound.registry import build
 from deconfound.rng import generator
 from deconfound.steps.images import load_images
-from deconfound.steps.networks import fresh
+from deconfound.steps.networks import fresh, recipe_of
 from deconfound.steps.spec import require
 from deconfound.steps.weights import load_model
 from deconfound.storage import (
@@ -60,9 +59,7 @@ def run(
     held, _ = load_images(val)
     seed = int(run["seed"])
     architecture = build(MODELS, spec["model"], at=f"models.{run['model']}")
-    recipe = build(
-        {"recipe": f"{Recipe.__module__}:Recipe"}, {"kind": "recipe", **spec["training"]}, at="training"
-    )
+    recipe = recipe_of(spec["training"])
     defense = build(DEFENSES, spec["defense"], at=f"defenses.{run['defense']}")
 
     with only_one(scratch / key):
@@ -82,12 +79,8 @@ def run(
         write_weights(out / "model.safetensors", done.model.state_dict())
         write_weights(out / "parts.safetensors", done.parts)
         write_npz(out / "trace.npz", done.trace)
-        about = {
-            "run": dict(run),
-            "spec": dict(spec),
-            "shape": list(images.x.shape[1:]),
-            "classes": list(classes),
-        }
+        shape = list(images.x.shape[1:])
+        about = {"run": dict(run), "spec": dict(spec), "shape": shape, "classes": list(classes)}
         meter = trainer.meter
         cost = asdict(meter) | {"plain_trainings": meter.plain(len(images.y), recipe.epochs)}
         about |= {"history": trainer.history, "cost": cost, "notes": dict(done.notes)}
