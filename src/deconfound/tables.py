@@ -17,6 +17,7 @@ from deconfound.storage import write_text
 
 CELL = list(Cell._fields)
 MEASURED = list(Key._fields)
+LOWER = ("asr", "false_alarm_rate")  # metrics of which the lowest is the best
 WITHOUT_CURVES = [name for name in MEASURED if name not in ("curve", "steps")]
 
 
@@ -58,7 +59,7 @@ def _ranks(groups: Mapping[tuple[Cell, Key], Mapping[int, Bools]]) -> dict[tuple
     found = {}
     for (setting, key), rows in rivals.items():
         if len(rows) > 1:
-            for name, ranks in rankable(rows, higher_first=key.metric != "asr").items():
+            for name, ranks in rankable(rows, higher_first=key.metric not in LOWER).items():
                 found[setting._replace(defense=name), key] = (ranks.best, ranks.worst)
     return found
 

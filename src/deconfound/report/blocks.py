@@ -11,8 +11,9 @@ from typing import Any
 
 from deconfound.report.gates import OPEN, doubt
 from deconfound.report.inputs import Cell, Difference, PerClass, Summary
+from deconfound.report.names import DAGGER
 from deconfound.report.plotting import Figure
-from deconfound.report.words import DAGGER, anchor, interval, is_rate, label, number
+from deconfound.report.words import anchor, interval, is_rate, label, number
 
 Block = dict[str, Any]
 COLUMNS = 8  # number columns that fit a page
@@ -97,6 +98,11 @@ def mark(rows: Sequence[Sequence[Block]]) -> list[str]:
 def by_length(item: tuple[str, str]) -> tuple[bool, int, str]:
     """Sort key of marks: †2 before †10, and the unknown last."""
     return item[0] == UNKNOWN, len(item[0]), item[0]
+
+
+def fold(title: str, blocks: Sequence[Block]) -> Block:
+    """Blocks that the HTML page hides behind a line."""
+    return {"kind": "fold", "text": title, "blocks": list(blocks)}
 
 
 def facts(items: Sequence[tuple[str, Sequence[str]]], folded: str = "") -> Block:

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from deconfound.report.gates import has_failed
 from deconfound.report.inputs import PerClass, Summary
 from deconfound.report.matrix import NORM_ORDER, class_names, condition, condition_column, condition_key
+from deconfound.report.names import DAGGER
 from deconfound.report.plotting import (
     GRID,
     INK,
@@ -23,7 +24,7 @@ from deconfound.report.plotting import (
     save,
     shorten,
 )
-from deconfound.report.words import DAGGER, Order, budget, label, setting_label
+from deconfound.report.words import Order, budget, label, setting_label
 
 Setting = tuple[str, str, str]
 DOUBTED = f" A dagger ({DAGGER}): some of these numbers did not pass the trust gate."

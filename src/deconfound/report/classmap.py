@@ -14,6 +14,7 @@ import seaborn as sns
 from deconfound.report.charts import DOUBTED, Setting, doubted, stem
 from deconfound.report.inputs import PerClass
 from deconfound.report.matrix import Condition, class_names, condition, condition_column, condition_key
+from deconfound.report.names import DAGGER
 from deconfound.report.plotting import (
     LETTER,
     ROWS,
@@ -27,7 +28,7 @@ from deconfound.report.plotting import (
     save,
     shorten,
 )
-from deconfound.report.words import DAGGER, Order, label, setting_label
+from deconfound.report.words import Order, label, setting_label
 
 NAME = 44  # letters of a defense's name that stand beside its row
 CLASS = 22  # letters of a class's name that stand below its column

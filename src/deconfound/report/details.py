@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from deconfound.report.blocks import Block, column, figures, head, rate, section, table
-from deconfound.report.figures import by_setting, grouped, headline
+from deconfound.report.figures import behind, by_setting, grouped, headline
+from deconfound.report.heatmaps import crowds
 from deconfound.report.inputs import Inputs, Run, Summary
 from deconfound.report.matrix import class_names, condition, condition_column, condition_key, matrix
 from deconfound.report.plotting import Figure
@@ -103,6 +104,7 @@ def histories(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Blo
     if not rows:
         return []
     blocks = figures(drawn, "histories")
+    crowd = crowds(inputs)
     for setting, mine in by_setting(rows, order):
         body = []
         for _, group in grouped(mine, lambda run: order.cell(run.setting, run.defense)):
@@ -112,7 +114,8 @@ def histories(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Blo
             column("defense"),
             *map(column, ("network", "epochs", "last training loss", "last validation, %")),
         ]
-        blocks += table(f"{setting_label(setting)}: end of training, range over seeds below", columns, body)
+        caption = f"{setting_label(setting)}: end of training, range over seeds below"
+        blocks += table(caption, columns, body, folded=caption if behind(mine[0], crowd) else "")
     lead = (
         "Training loss, and accuracy on the validation split, which is cut from the training data. "
         f"{checkpoints(rows, order)}"

@@ -11,10 +11,11 @@ from typing import Any
 from deconfound.report.blocks import Block
 from deconfound.report.inputs import Inputs, read
 from deconfound.report.making import evidence, making, plain
+from deconfound.report.names import DAGGER
 from deconfound.report.plotting import Figure
 from deconfound.report.sections import SECTIONS
 from deconfound.report.verdicts import verdicts
-from deconfound.report.words import DAGGER, Order, count, label, listing
+from deconfound.report.words import Order, count, label, listing
 
 INTRODUCTION = (
     "Every rate is a share of test images, averaged over seeds; each seed trains its own model from scratch. "

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from deconfound.report.charts import DOUBTED, Setting, doubted, stem
 from deconfound.report.inputs import Summary
 from deconfound.report.matrix import NORM_ORDER
+from deconfound.report.names import DAGGER
 from deconfound.report.plotting import (
     COLOURS,
     NEUTRAL,
@@ -28,7 +29,7 @@ from deconfound.report.plotting import (
     save,
     shorten,
 )
-from deconfound.report.words import DAGGER, Order, budget, label, setting_label
+from deconfound.report.words import Order, budget, label, setting_label
 
 Look = Mapping[str, Any]
 CLEAN, WORST = "none", "worst_case"

@@ -1,12 +1,12 @@
 """All figures of a report, from its inputs; each knows its section, caption and text alternative."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deconfound.report import charts, classmap, dotplot, pictures, security, thetas
+from deconfound.report import charts, classmap, dotplot, heatmaps, pictures, security, thetas
 from deconfound.report.forest import forests
 from deconfound.report.inputs import Cell, Inputs, PerClass, Summary
 from deconfound.report.matrix import condition
@@ -33,33 +33,43 @@ def draw(
     }
     palette = Palette.of(names, order)
     made: list[Figure] = [*forests(inputs.claims)]
+    crowds = heatmaps.crowds(inputs)
     for setting, rows in by_setting(inputs.summary, order):
         table = [row for row in rows if not row.curve]
         accuracy = [row for row in table if row.metric in ("clean_accuracy", "robust_accuracy")]
-        if any(row.metric == "robust_accuracy" for row in accuracy):
+        robust = any(row.metric == "robust_accuracy" for row in accuracy)
+        if robust and not behind(rows[0], crowds):
             if crowded(accuracy):
                 made += dotplot.dots(setting, accuracy, palette, order)
             else:
                 made.append(charts.bars(setting, accuracy, palette, order))
-        if setting[1] != "clean" and any(row.metric == "asr" for row in table):
+        if setting[0] not in crowds and any(row.metric == "asr" for row in table):
             made.append(charts.tradeoff(setting, table, palette))
         points = [row for row in rows if row.curve and row.metric == "robust_accuracy"]
         for at, line in grouped(points, lambda row: (row.attack, row.norm, row.curve)):
             made += curves(setting, at, line, palette)
+    made += heatmaps.backdoor_maps(inputs, order)
+    made += heatmaps.detection_maps(inputs, order)
+    made += heatmaps.cross_maps(inputs, order)
     for setting, found in by_setting([row for row in inputs.properties if row.label], order):
         if shown := thetas.chosen(found, inputs.runs, order):
             beside = [row for row in inputs.per_class if row.setting == setting]
             made.append(thetas.vulnerability(setting, found, beside, palette, shown))
-    for setting, classes in by_setting(inputs.per_class, order):
+    for setting, classes in by_setting([row for row in inputs.per_class if not behind(row, crowds)], order):
         if crowded(classes):
             made += classmap.class_maps(setting, headline(classes), palette, order)
         else:
             made.append(charts.per_class(setting, headline(classes), palette, order))
     made += pictures.evasion_examples(adversarial, order)
     made += pictures.backdoor_examples(poisoned, clean or {}, order)
-    for setting, runs in by_setting(inputs.runs, order):
+    for setting, runs in by_setting([run for run in inputs.runs if not behind(run, crowds)], order):
         made += histories(setting, runs, palette)
     return made
+
+
+def behind(row: Cell, crowds: Collection[str]) -> bool:
+    """Is this one of many poisoned training sets, whose numbers stand in tables and have no chart each?"""
+    return row.dataset in crowds and row.poison != "clean"
 
 
 def crowded(rows: Sequence[Cell]) -> bool:

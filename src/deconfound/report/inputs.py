@@ -22,12 +22,16 @@ from deconfound.report.rows import (
     Summary,
     Trust,
 )
+from deconfound.report.rows_backdoor import Backdoor, Cross, Detection
 from deconfound.storage import read_json
 
 __all__ = [
+    "Backdoor",
     "Cell",
     "Claim",
     "Cost",
+    "Cross",
+    "Detection",
     "Difference",
     "Erratum",
     "Inputs",
@@ -52,6 +56,9 @@ TABLES: Mapping[str, type[Cell | Claim | Published]] = {
     "claims": Claim,
     "trust": Trust,
     "costs": Cost,
+    "backdoor": Backdoor,
+    "cross": Cross,
+    "detection": Detection,
     "published": Published,
     "errata": Erratum,
 }
@@ -87,6 +94,9 @@ class Inputs:
     claims: Sequence[Claim]
     trust: Sequence[Trust]
     costs: Sequence[Cost]
+    backdoor: Sequence[Backdoor]
+    cross: Sequence[Cross]
+    detection: Sequence[Detection]
     published: Sequence[Published]
     errata: Sequence[Erratum]
     runs: Sequence[Run]

@@ -52,7 +52,10 @@ NORM_ORDER = {"": 0, "linf": 1, "l2": 2, "l1": 3, "wasserstein": 4}
 METRIC_ORDER = {
     name: place
     for place, name in enumerate(
-        ("clean_accuracy", "asr", "triggered_accuracy", "target_recall", "robust_accuracy", "auroc")
+        (
+            *("clean_accuracy", "asr", "triggered_accuracy", "target_recall", "cross_accuracy"),
+            *("robust_accuracy", "detection_rate", "false_alarm_rate", "auroc"),
+        )
     )
 }
 
@@ -76,10 +79,15 @@ def matrix(caption: str, rows: Rows, order: Order, *, curve: str = "", folded: s
         first = next(iter(line.values()))
         cells = [head(first, against=against(first), poison=mixed)]
         body.append(cells + [number_cell(line.get(at)) for at in conditions])
-    notes = [words for key, words in NOTES.items() if any(key in cell for line in body for cell in line)]
-    if any(str(cell.get("gate", "")).startswith(PASSED) for line in body for cell in line):
-        notes.append("Numbers without a mark passed the trust gate.")
-    return table(caption, columns, body, folded=folded, notes=notes)
+    return table(caption, columns, body, folded=folded, notes=remarks(body))
+
+
+def remarks(body: Sequence[Sequence[Block]]) -> list[str]:
+    """What is to be said of grey numbers, ranks and the trust gate, where a table has them."""
+    cells = [cell for line in body for cell in line]
+    notes = [words for key, words in NOTES.items() if any(key in cell for cell in cells)]
+    passed = any(str(cell.get("gate", "")).startswith(PASSED) for cell in cells)
+    return [*notes, "Numbers without a mark passed the trust gate."] if passed else notes
 
 
 def against(row: Summary | Difference) -> str:

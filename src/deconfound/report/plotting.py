@@ -19,7 +19,8 @@ import seaborn as sns
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from deconfound.report.words import DAGGER, Order, label
+from deconfound.report.names import DAGGER
+from deconfound.report.words import Order, label
 
 WIDTH = 4.4  # inches
 FEW = 8  # defenses that colours and a legend can tell apart in one figure

@@ -9,19 +9,9 @@ from deconfound.report.figures import grouped
 from deconfound.report.gates import has_failed
 from deconfound.report.inputs import Inputs, PerClass, Published, Summary
 from deconfound.report.matrix import condition
+from deconfound.report.names import DAGGER, METRICS
 from deconfound.report.plotting import Figure
-from deconfound.report.words import (
-    DAGGER,
-    METRICS,
-    Order,
-    budget,
-    interval,
-    is_rate,
-    label,
-    listing,
-    metric_label,
-    number,
-)
+from deconfound.report.words import Order, budget, interval, is_rate, label, listing, metric_label, number
 
 MARKS: Mapping[str, str] = {
     "P": "the paper, read",

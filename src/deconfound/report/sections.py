@@ -2,20 +2,24 @@
 
 from collections.abc import Callable, Sequence
 
-from deconfound.report.blocks import Block, column, figures, head, section, table
+from deconfound.report.backdoor import backdoor
+from deconfound.report.blocks import Block, figures, fold, section
 from deconfound.report.costs import costs
+from deconfound.report.crossing import cross
 from deconfound.report.details import classes, curves, histories
+from deconfound.report.detection import detection
 from deconfound.report.errata import errata
-from deconfound.report.figures import grouped
-from deconfound.report.inputs import Inputs, Measure, Summary
+from deconfound.report.heatmaps import crowds
+from deconfound.report.inputs import Difference, Inputs, Summary
 from deconfound.report.matrix import matrix
+from deconfound.report.measured import PAIRED, by_dataset, definitions, measures
 from deconfound.report.plotting import Figure
-from deconfound.report.properties import over_seeds, properties, shown_here, unit_of
+from deconfound.report.properties import properties
 from deconfound.report.published import published
 from deconfound.report.trust import trust
-from deconfound.report.words import METRICS, Order, is_rate, label, metric_label
+from deconfound.report.words import Order, label
 
-PAIRED = "Paired differences to the control, in points, over the same examples and seeds"
+DETECTED = ("detection_rate", "false_alarm_rate")
 RATES = ("clean_accuracy", "robust_accuracy")
 
 
@@ -27,18 +31,24 @@ def evasion(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block
     if not rows:
         return []
     blocks = figures(drawn, "evasion")
+    crowd = crowds(inputs)
     for dataset, mine in by_dataset(rows, order):
-        title = label(dataset)
-        blocks += matrix(f"{title}: accuracy in per cent, with 95 % intervals", mine, order)
         paired = [
             row
             for row in inputs.differences
             if row.dataset == dataset and row.group in attacked and row.metric in RATES
         ]
-        if paired:
-            blocks += matrix(f"{title}: {PAIRED[0].lower()}{PAIRED[1:]}", paired, order)
+        poisons = sorted({row.poison for row in mine}, key=lambda name: order.key("poisons", name))
+        if dataset not in crowd:
+            blocks += accuracies(label(dataset), mine, paired, order)
+            continue
+        for poison in poisons:
+            title = f"{label(dataset)}, {label(poison)}"
+            sides = [r for r in mine if r.poison == poison], [r for r in paired if r.poison == poison]
+            inner = accuracies(title, *sides, order)
+            blocks += inner if poison == "clean" else [fold(f"{title}: accuracy under attack", inner)]
     backdoored = {row.dataset for row in inputs.summary if row.metric == "asr"}
-    blocks += measures([row for row in inputs.measures if row.dataset not in backdoored], order)
+    blocks += measures([row for row in inputs.measures if row.dataset not in backdoored], inputs, order)
     return [
         section(
             "evasion",
@@ -50,28 +60,14 @@ def evasion(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block
     ]
 
 
-def backdoor(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:
-    """Backdoor metrics of every dataset that was poisoned, beside the same defenses on clean data."""
-    datasets = {row.dataset for row in inputs.summary if row.metric == "asr"}
-    rows = [
-        row
-        for row in inputs.summary
-        if row.dataset in datasets and not row.curve and row.metric != "robust_accuracy"
-    ]
-    if not rows:
-        return []
-    blocks = figures(drawn, "backdoor")
-    for dataset, mine in by_dataset(rows, order):
-        title = label(dataset)
-        blocks += matrix(f"{title}: rates in per cent, with 95 % intervals", mine, order)
-        paired = [
-            row for row in inputs.differences if row.dataset == dataset and row.metric != "robust_accuracy"
-        ]
-        if paired:
-            blocks += matrix(f"{title}: {PAIRED[0].lower()}{PAIRED[1:]}", paired, order)
-    blocks += measures([row for row in inputs.measures if row.dataset in datasets], order)
-    lead = f"Training data are poisoned so that a trigger decides the prediction. {definitions(rows)}"
-    return [section("backdoor", "Backdoor", lead, blocks)]
+def accuracies(
+    title: str, rows: Sequence[Summary], paired: Sequence[Difference], order: Order
+) -> list[Block]:
+    """One table of accuracies, and one of differences where there are any."""
+    blocks = matrix(f"{title}: accuracy in per cent, with 95 % intervals", rows, order)
+    if paired:
+        blocks += matrix(f"{title}: {PAIRED[0].lower()}{PAIRED[1:]}", paired, order)
+    return blocks
 
 
 def other(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:
@@ -86,6 +82,7 @@ def other(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Block]:
         for r in inputs.summary
         if not r.curve and r.dataset not in datasets and r.group in attacked and r.metric not in RATES
     ]
+    rows = [row for row in rows if row.metric not in DETECTED]
     if not rows:
         return []
     blocks = [block for name, mine in by_dataset(rows, order) for block in matrix(label(name), mine, order)]
@@ -102,45 +99,14 @@ def examples(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Bloc
     return [section("examples", "Example images", lead, blocks)] if blocks else []
 
 
-def measures(rows: Sequence[Measure], order: Order) -> list[Block]:
-    """Numbers that are not rates over test examples and have no other place: mean over seeds, and their range."""
-    rows = [row for row in rows if not shown_here(row.measure)]
-    names = sorted({row.measure for row in rows})
-    if not names:
-        return []
-    columns = [column("defense"), *(column(metric_label(name), unit_of(name)) for name in names)]
-    body = []
-    for _, mine in grouped(rows, lambda row: (row.dataset, order.cell(row.setting, row.defense))):
-        cells = [head(mine[0])]
-        cells[0]["note"] = f"{label(mine[0].dataset)} · {cells[0]['note']}"
-        for name in names:
-            cells.append(over_seeds([r.value for r in mine if r.measure == name], rate=is_rate(name)))
-        body.append(cells)
-    return table("Measures: mean over seeds, with the range over seeds below", columns, body)
-
-
-def definitions(rows: Sequence[Summary]) -> str:
-    """One sentence that defines each rate of some rows."""
-    parts = [
-        f"{METRICS[name][0]}: {METRICS[name][1]}"
-        for name in METRICS
-        if any(row.metric == name for row in rows)
-    ]
-    return ". ".join(part[0].upper() + part[1:] for part in parts) + "." if parts else ""
-
-
-def by_dataset(rows: Sequence[Summary], order: Order) -> list[tuple[str, list[Summary]]]:
-    """Rows by dataset, in the order of the configuration."""
-    found = grouped(rows, lambda row: order.key("datasets", row.dataset))
-    return [(mine[0].dataset, mine) for _, mine in found]
-
-
 SECTIONS: Sequence[Callable[[Inputs, Sequence[Figure], Order], list[Block]]] = (
     evasion,
     trust,
     costs,
     properties,
     backdoor,
+    detection,
+    cross,
     other,
     curves,
     classes,

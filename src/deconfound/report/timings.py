@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from deconfound.errors import DataError
 from deconfound.storage import write_text
 
+TRAINED, DEFENDED, UNDEFENDED = "train", "defend", "standard"
 COLUMNS = (
     *("rule", "jobs", "seconds_total", "seconds_median", "seconds_max"),
     *("cpu_seconds_total", "cpu_seconds_median", "cpu_seconds_max", "peak_mib_median", "peak_mib_max"),
@@ -68,6 +69,51 @@ def collect(folder: Path, only: Collection[str] | None = None) -> list[Rule]:
     return sorted(rules, key=lambda rule: (-sum(rule.seconds), rule.name))
 
 
+@dataclass(frozen=True)
+class Price:
+    """What the trainings of a defense took, over all poisons and seeds: seconds, and each as a multiple of the training
+    of the undefended model on the same data with the same seed.
+    """
+
+    dataset: str
+    model: str
+    defense: str
+    seconds: Sequence[float]
+    ratios: Sequence[float]
+
+    def row(self) -> list[str]:
+        """The defense as a row of the page."""
+        numbers = (
+            *(statistics.median(self.seconds), statistics.median(self.ratios)),
+            *(min(self.ratios), max(self.ratios)),
+        )
+        place = f"{self.dataset} / {self.model} / {self.defense}"
+        return [place, str(len(self.ratios)), *(f"{number:.2f}" for number in numbers)]
+
+
+def prices(folder: Path, only: Collection[str] | None = None) -> list[Price]:
+    """A price per data set, model and defense whose undefended model was timed too, from the files
+    {train,defend}/{dataset}/{poison}/{model}/{defense}/{seed}.tsv of a folder; only: as in `collect`.
+    """
+    taken: dict[tuple[str, ...], float] = {}
+    for rule in (TRAINED, DEFENDED):
+        for path in sorted((folder / rule).rglob("*.tsv")):
+            place = path.relative_to(folder)
+            if len(place.parts) != 6 or (only is not None and place.as_posix() not in only):
+                continue
+            with path.open(encoding="utf-8", newline="") as file:
+                seconds = [value(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
+            taken[place.parts[1:]] = statistics.median(seconds)
+    found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for (dataset, poison, model, defense, seed), spent in taken.items():
+        plain = taken.get((dataset, poison, model, UNDEFENDED, seed), math.nan)
+        if defense != UNDEFENDED and plain > 0 and not math.isnan(spent):
+            found.setdefault((dataset, model, defense), []).append((spent, spent / plain))
+    return [
+        Price(*place, [s for s, _ in pairs], [r for _, r in pairs]) for place, pairs in sorted(found.items())
+    ]
+
+
 def value(text: str) -> float:
     """A field of a benchmark file; `-` and `NA` mean not measured."""
     return math.nan if text.strip() in ("-", "NA", "") else float(text)
@@ -89,6 +135,7 @@ def timings(folder: Path, out: Path, only: Collection[str] | None = None) -> lis
     largest = max((sum(rule.seconds) for rule in rules), default=1.0) or 1.0
     page = environment.get_template("timings.html.j2").render(
         columns=COLUMNS,
+        prices=[price.row() for price in prices(folder, only)],
         rules=[(rule.row(), 100 * sum(rule.seconds) / largest) for rule in rules],
         seconds=sum(sum(rule.seconds) for rule in rules),
         jobs=sum(len(rule.seconds) for rule in rules),

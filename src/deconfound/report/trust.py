@@ -7,21 +7,13 @@ from deconfound.report.figures import by_setting, grouped
 from deconfound.report.gates import CHECKS, FAILED, OPEN, PASSED
 from deconfound.report.inputs import Cell, Inputs, Trust
 from deconfound.report.matrix import NORM_ORDER
+from deconfound.report.names import DAGGER
 from deconfound.report.plotting import Figure
-from deconfound.report.words import (
-    DAGGER,
-    Order,
-    budget,
-    count,
-    interval,
-    label,
-    listing,
-    number,
-    setting_label,
-)
+from deconfound.report.words import Order, budget, count, interval, label, listing, number, setting_label
 
 Threat = tuple[str, float]
 SEVERITY = {PASSED: 0, OPEN: 1, FAILED: 2}
+LONG = 60  # models from which the table of them is folded
 ITSELF = "the model itself"
 LEAD = (
     "A robust accuracy is only as good as the attacks behind it: a weak attack makes any model look robust. So the "
@@ -55,7 +47,8 @@ def overview(rows: Sequence[Trust], measured: Sequence[Cell], order: Order) -> l
         found = [row for row in mine if isinstance(row, Trust)]
         seen = [[row for row in found if (row.norm, row.eps) == at] for at in threats]
         body.append([head(mine[0], poison=len({row.poison for row in cells}) > 1), *map(outcome, seen)])
-    return table(f"{label(rows[0].dataset)}: what the trust gate says of each model", columns, body)
+    caption = f"{label(rows[0].dataset)}: what the trust gate says of each model"
+    return table(caption, columns, body, folded=caption if len(body) > LONG else "")
 
 
 def outcome(rows: Sequence[Trust]) -> Block:

@@ -7,11 +7,10 @@ from deconfound.report.blocks import Block, column, figures, section, table, tex
 from deconfound.report.gates import doubt, has_failed, said
 from deconfound.report.inputs import Claim, Inputs
 from deconfound.report.matrix import condition
+from deconfound.report.names import DAGGER, VERDICTS
 from deconfound.report.plotting import Figure
 from deconfound.report.properties import over_seeds
 from deconfound.report.words import (
-    DAGGER,
-    VERDICTS,
     anchor,
     budget,
     count,

@@ -6,141 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deconfound.report.inputs import Claim
-
-CAPITALS = (
-    "abl adml apgd asr auc auroc awp bim cbd cnn cw ddn dlr eot erm fab fgsm gtsrb help kl l1 l2 mart mi mim mnist"
-    " namid pgd sig svhn trades wmim"
+from deconfound.report.names import (
+    CASING,
+    GREEK,
+    HYPHENATED,
+    MEASURES,
+    METRICS,
+    NATS,
+    NORMS,
+    PARTS,
+    POINTS,
+    RATED,
+    SHARES,
+    VARIANTS,
+    WHOLE,
 )
-CASING = {
-    **{word: word.upper() for word in CAPITALS.split()},
-    "autoattack": "AutoAttack",
-    "badnets": "BadNets",
-    "causaladv": "CausalAdv",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "deepfool": "DeepFool",
-    "linf": "L∞",
-    "resnet": "ResNet",
-    "square": "Square",
-    "wasserstein": "Wasserstein",
-}
-HYPHENATED = {
-    "apgd_cross_entropy": "APGD-CE",
-    "apgd_dlr": "APGD-DLR",
-    "apgd_targeted": "APGD-T",
-    "causaladv_m": "CausalAdv-M",
-    "causaladv_t": "CausalAdv-T",
-    "fab_targeted": "FAB-T",
-    "namid_m": "NAMID-M",
-    "namid_t": "NAMID-T",
-    "ti_dim": "TI-DIM",
-}
-WHOLE = {
-    "do_style": "do(style)",
-    "none": "no attack",
-    "worst_case": "worst case",
-    "clean": "not poisoned",
-    "pgd_margin": "PGD on the margin",
-}
-VARIANTS: Mapping[str, Mapping[str, str]] = {
-    "CausalAdv": {
-        "random": "random basis",
-        "identity": "identity as basis",
-        "reshuffled": "reshuffled basis",
-        "sequential": "basis one by one",
-        "detached": "detached target",
-        "ramped": "ramped attack weights",
-        "linear": "linear head",
-        "isotropic": "isotropic covariance",
-        "natural": "with clean cross-entropy",
-    },
-    "ADML": {
-        "continued": "further training only",
-        "clean": "without causal term",
-        "without clean": "without clean loss",
-        "nosplit": "without split",
-        "true": "part of the true class",
-        "fooled": "part of the fooled class",
-        "mean d2": "mean over the half",
-        "contrast": "contrast form",
-        "trades": "on TRADES",
-        "mart": "on MART",
-        "awp": "on AWP",
-        "help": "on HELP",
-    },
-    "NAMID": {
-        "random": "untrained estimators",
-        "shuffled": "shuffled patterns",
-        "no natural": "without natural part",
-        "no adversarial": "without adversarial part",
-        "eq5": "estimators of Eq. 5",
-        "max only": "maximised estimators",
-    },
-}
-GREEK = {"alpha": "α", "beta": "β", "lambda": "λ", "tau": "τ"}
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "wasserstein": "Wasserstein"}
-DAGGER = "†"
-METRICS: Mapping[str, tuple[str, str]] = {
-    "clean_accuracy": ("clean accuracy", "untouched test images classified right"),
-    "robust_accuracy": ("robust accuracy", "test images that stay right under an attack within its budget"),
-    "asr": (
-        "attack success rate",
-        "triggered images, not of the target class, classified as the target (a defense wants it low)",
-    ),
-    "triggered_accuracy": ("triggered accuracy", "triggered images still given their true class"),
-    "target_recall": (
-        "target recall",
-        "untouched images of the target class recognised (a defense that refuses the class loses it)",
-    ),
-}
-MEASURES: Mapping[str, str] = {
-    "style_kl": "style KL",
-    "output_kl": "output KL",
-    "style_accuracy_clean": "style accuracy, clean",
-    "style_accuracy_adversarial": "style accuracy, attacked",
-    "theta_logp": "θ, log-probability",
-    "theta_margin": "θ, margin",
-    "theta_logp_rank": "order of θ, log-probability",
-    "theta_margin_rank": "order of θ, margin",
-    "theta_contrast_rank": "order of θ, contrast",
-    "bottom3": "three worst classes",
-    "top3": "three best classes",
-    "logp_auc": "AUC, log-probability",
-    "natural_auc": "AUC, natural",
-    "adversarial_auc": "AUC, adversarial",
-    "natural_auc_gain": "AUC gain, natural",
-    "adversarial_auc_gain": "AUC gain, adversarial",
-    "shuffled_natural_auc": "AUC, natural, shuffled",
-    "shuffled_adversarial_auc": "AUC, adversarial, shuffled",
-    "contrastive_natural_gain": "contrastive gain, natural",
-    "contrastive_adversarial_gain": "contrastive gain, adversarial",
-    "mi_clean_minus_adversarial": "clean minus attacked",
-    "mi_adversarial_minus_mixed": "attacked minus mixed",
-}
-NATS = ("style_kl", "output_kl", "theta_logp")
-SHARES = (
-    "class_spread",
-    "worst_class",
-    "bottom3",
-    "top3",
-    "style_accuracy_clean",
-    "style_accuracy_adversarial",
-)
-POINTS = ("style_gap", "robust_overfitting")  # differences of rates, like every `_gain`
-VERDICTS: Mapping[str, tuple[str, str]] = {
-    "supported": ("supported", "the whole interval lies beyond the margin"),
-    "contradicted": ("contradicted", "the whole interval falls short of the margin"),
-    "inconclusive": ("inconclusive", "the interval contains the margin, so these data cannot decide"),
-    "premise not met": (
-        "premise",
-        "what the method presupposes did not hold here, so the claim was not tested",
-    ),
-    "gate not passed": (
-        "gate",
-        "the trust gate failed for one of the sides, so the number can neither support nor refute anything",
-    ),
-    "not run at this scale": ("notrun", "this experiment has no cell for the claim"),
-}
 
 
 def label(name: str) -> str:
@@ -184,14 +64,23 @@ def setting(word: str) -> str:
 def metric_label(metric: str) -> str:
     """A metric or a measure as prose."""
     name, frozen, _ = metric.partition("_frozen")
-    known = METRICS[name][0] if name in METRICS else MEASURES.get(name) or label(name)
+    known = METRICS[name][0] if name in METRICS else MEASURES.get(name) or left_behind(name)
     return f"{known}, own estimators" if frozen else known
+
+
+def left_behind(measure: str) -> str:
+    """'STRIP, AUROC' of `strip_auroc`: what a detector left, by the longest ending known; else the name as prose."""
+    for part in sorted(PARTS, key=len, reverse=True):
+        if measure.endswith(f"_{part}"):
+            return f"{label(measure.removesuffix(f'_{part}'))}, {PARTS[part][0]}"
+    return label(measure)
 
 
 def is_rate(metric: str) -> bool:
     """Rates are shown in per cent and their differences in points; everything else as it is."""
     rates = ("_accuracy", "_recall", "_rate", "_auc", "_auc_frozen")
-    return metric in METRICS or metric in SHARES or metric.endswith(rates) or in_points(metric)
+    known = metric in METRICS or metric in SHARES or metric in RATED or in_points(metric)
+    return known or (metric.endswith((*rates, *RATED)) and metric != "style_share")
 
 
 def in_points(metric: str) -> bool:
@@ -288,6 +177,8 @@ def value_unit(metric: str) -> str:
     """Unit of a value of a metric, with its leading space; empty where it has none."""
     if metric in NATS:
         return " nats"
+    if metric == "training_cost":
+        return " plain trainings"
     return " points" if in_points(metric) else "\N{NO-BREAK SPACE}%" if is_rate(metric) else ""
 
 
