@@ -101,6 +101,7 @@ def test_every_run_is_compared_with_its_control_of_the_same_seed(tmp_path: Path)
         "der": 0.875,
         "rir": 0.625,
         "worst_class_drop": 0.5,
+        "undefended_asr": 1.0,
     }
     # seed 1: (0.5 - 0.25 + 1) / 2 and (0.75 - 0.5 + 1) / 2
     assert found[Run("d", "bad", "m", "a", 1)] == {
@@ -108,14 +109,16 @@ def test_every_run_is_compared_with_its_control_of_the_same_seed(tmp_path: Path)
         "der": 0.625,
         "rir": 0.625,
         "worst_class_drop": 0.0,
+        "undefended_asr": 0.5,
     }
 
 
 def test_a_control_a_lone_run_and_clean_data_have_only_what_can_be_said_of_them(tmp_path: Path) -> None:
     results = made(tmp_path)
     found = with_effectiveness(results, CONTROLS).measures
-    for name, seed in (("b", 0), ("b", 1), ("a", 2)):
-        assert found[Run("d", "bad", "m", name, seed)] == {"x": 1.0}
+    for seed, asr in ((0, 1.0), (1, 0.5)):  # of a control its own
+        assert found[Run("d", "bad", "m", "b", seed)] == {"x": 1.0, "undefended_asr": asr}
+    assert found[Run("d", "bad", "m", "a", 2)] == {"x": 1.0}
     assert found[Run("d", "clean", "m", "a", 0)] == {"x": 1.0, "worst_class_drop": 0.5}
     assert with_effectiveness(results, {}) == results
 
@@ -128,7 +131,7 @@ def test_a_shorter_evaluation_is_compared_on_the_examples_that_both_have(tmp_pat
         evaluation(tmp_path, "d/bad/m/b/0", whole, test=[0, 1, 0, 1]),
     ]
     found = with_effectiveness(load(paths), CONTROLS).measures[Run("d", "bad", "m", "a", 0)]
-    assert found == {"der": (0.5 - 0.5 + 1) / 2, "worst_class_drop": 1.0}
+    assert found == {"der": (0.5 - 0.5 + 1) / 2, "worst_class_drop": 1.0, "undefended_asr": 0.5}
 
 
 def test_a_ledger_can_claim_an_effectiveness(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ import yaml
 from pydantic import TypeAdapter
 from scipy import stats
 
+from deconfound.config import read
 from deconfound.defenses import DEFENSES
 from deconfound.errors import ConfigError
 from deconfound.ledger import PUBLISHED, Ledger, Published, errata_words, published_table, read_ledger
+from deconfound.poisons import POISONS
 from deconfound.recipe import Recipe
 from deconfound.registry import resolve
 from deconfound.report.published import MARKS
@@ -200,11 +202,12 @@ SWITCHES = sorted(
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-def test_a_switch_names_a_field_of_a_defense_or_of_the_recipe_and_a_value_that_it_takes(switch: str) -> None:
+def test_a_switch_names_a_field_of_a_method_or_of_the_recipe_and_a_value_that_it_takes(switch: str) -> None:
     place, _, value = switch.partition("=")
     kind, *way, last = place.split(".")
-    assert kind == "recipe" or kind in DEFENSES
-    owner: Any = Recipe if kind == "recipe" else resolve(DEFENSES, kind, at=kind)
+    table = DEFENSES if kind in DEFENSES else POISONS
+    assert kind == "recipe" or kind in table
+    owner: Any = Recipe if kind == "recipe" else resolve(table, kind, at=kind)
     for name in way:
         owner = owner.__pydantic_fields__[name].annotation
     field = owner.__pydantic_fields__[last]
@@ -237,6 +240,22 @@ def test_every_defense_of_a_method_is_judged_or_an_ablation_and_no_other_is_name
     named |= {name for point in found.errata for name in (point.ablation, point.against) if name}
     assert named <= {*DEFENDED[method].split(), *COMMON.split()}
     assert set(DEFENDED[method].split()) <= named
+
+
+def test_every_run_that_the_ledger_of_cbd_speaks_of_is_in_the_experiment_of_scenes() -> None:
+    found = read_ledger(ROOT / "claims" / "cbd.yaml")
+    made = read(ROOT / "experiments" / "scenes-backdoor.yaml")
+    sides = [side for claim in found.claims for side in (claim.treatment, claim.control) if side]
+    ablations = {name for point in found.errata for name in (point.ablation, point.against) if name}
+    assert {side.defense for side in sides} | ablations <= set(made.defenses)
+    assert {side.poison for side in sides} <= {None, "any", "clean", *made.poisons}
+    columns = {column.poison for table in found.published for column in table.columns}
+    assert columns <= {"", "clean", *made.poisons}
+
+
+def test_every_claim_of_cbds_specification_is_in_its_ledger() -> None:
+    claims = read_ledger(ROOT / "claims" / "cbd.yaml").claims
+    assert {claim.property for claim in claims} - {None} == set(range(1, 12))  # H1 to H11
 
 
 @pytest.mark.parametrize("method, count", [("causaladv", 8), ("adml", 7), ("namid", 8)])

@@ -39,6 +39,7 @@ def worst_class_drop(control: Bools, defense: Bools, labels: NDArray[np.int64]) 
 def with_effectiveness(results: Results, controls: Mapping[tuple[str, ...], str]) -> Results:
     """The same with `der`, `rir` (of poisoned runs) and `worst_class_drop` among the measures of every run that has its
     control beside it, trained on the same data with the same seed; `controls` maps a cell to the name of its control.
+    `undefended_asr` is the ASR of that control, and of the control itself its own: whether there was anything to remove.
     """
     by_run: dict[Run, dict[str, Row]] = {}
     for row in results.rows:
@@ -46,10 +47,13 @@ def with_effectiveness(results: Results, controls: Mapping[tuple[str, ...], str]
             by_run.setdefault(row.run, {})[row.key.metric] = row
     measures = dict(results.measures)
     for run, own in by_run.items():
-        name = controls.get((run.dataset, run.poison, run.model, run.defense), run.defense)
-        other = by_run.get(run.with_(defense=name))
-        if name != run.defense and other is not None:
-            measures[run] = {**measures.get(run, {}), **_gains(other, own)}
+        name = controls.get((run.dataset, run.poison, run.model, run.defense))
+        other = by_run.get(run.with_(defense=name)) if name else None
+        found = _gains(other, own) if name != run.defense and other is not None else {}
+        if other is not None and "asr" in other:
+            found["undefended_asr"] = float(other["asr"].hits.mean())
+        if found:
+            measures[run] = {**measures.get(run, {}), **found}
     return replace(results, measures=measures)
 
 

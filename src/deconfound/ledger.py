@@ -20,8 +20,8 @@ Mark = Literal["P", "C", "D", "S", "M", "H", "A", "F", "N"]  # the report explai
 
 PUBLISHED = [
     "paper", "table", "title", "source", "provenance", "obtained", "dataset", "model", "metric", "unit", "row",
-    "defense", "column", "column_source", "attack", "norm", "eps", "label", "value", "sd", "approximate", "error",
-    "comment", "note",
+    "defense", "column", "column_source", "poison", "attack", "norm", "eps", "label", "value", "sd", "approximate",
+    "error", "comment", "note",
 ]  # fmt: skip
 WORDS = [
     "paper", "id", "about", "says", "does", "followed", "switch", "reason", "ablation", "against",
@@ -79,11 +79,12 @@ class Claim(_Strict):
 
 
 class Column(_Strict):
-    """A column of a published table. attack: the name that an experiment would give it; label: the class that it is
-    about; what is not said (norm, eps, metric, unit) is the table's. source: where it differs from the table's.
+    """A column of a published table. attack, poison: the names that an experiment would give them, `clean` or nothing for
+    no poison; label: the class that it is about; what is not said (norm, eps, metric, unit) is the table's. source: where it differs from the table's.
     """
 
     name: str
+    poison: str = ""
     attack: str = ""
     norm: Norm | None = None
     eps: NonNegative | None = None
@@ -268,6 +269,7 @@ def _published(table: Published) -> Iterator[dict[str, Any]]:
                     "defense": line.defense,
                     "column": column.name,
                     "column_source": column.source,
+                    "poison": column.poison,
                     "attack": column.attack,
                     "label": column.label,
                     "value": value,

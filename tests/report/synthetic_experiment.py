@@ -42,7 +42,7 @@ COLUMNS = {
     "cross": columns_of(Cross),
     "detection": columns_of(Detection),
     "published": "paper,table,title,source,provenance,obtained,dataset,model,metric,unit,row,defense,column,"
-    "column_source,attack,norm,eps,label,value,sd,approximate,error,comment,note",
+    "column_source,poison,attack,norm,eps,label,value,sd,approximate,error,comment,note",
     "errata": "paper,id,about,says,does,followed,switch,reason,ablation,against,dataset,poison,model,defense,control,"
     "attack,norm,eps,metric,effect,low,high,p_holm,total,seeds,gate",
 }

@@ -174,6 +174,24 @@ def test_a_measured_value_stands_beside_the_same_quantity_and_beside_no_other(sm
     assert len(beside) == 3
 
 
+def test_a_published_number_of_a_poison_is_compared_with_that_poison_only(tmp_path: Path) -> None:
+    made = make(tmp_path, models=("cnn",))
+    rows = [row for row in made.rows["summary"] if row["metric"] == "asr" and row["defense"] == "cbd"]
+    place = {key: rows[0][key] for key in ("dataset", "model")}
+    asked = {
+        **place,
+        "metric": "asr",
+        "columns": [{"name": "own", "poison": rows[0]["poison"]}, {"name": "other", "poison": "blend"}],
+        "rows": [{"label": "CBD", "defense": "cbd", "cells": [1, 2]}],
+    }
+    table = {key: value for key, value in TABLE.items() if key not in ("norm", "eps")} | asked
+    found = section(document(with_tables(made, [ledger(published=[table])])), "published")
+    (drawn,) = list(tables_of(found))
+    value = 100 * rows[0]["value"]
+    assert re.match(rf"measured {value:.1f} \(", cell(drawn, "CBD", "own")["note"])
+    assert "measured" not in cell(drawn, "CBD", "other").get("note", "")
+
+
 @pytest.mark.parametrize(
     "change, sentence",
     [

@@ -141,6 +141,7 @@ MEASURES: Mapping[str, str] = {
     "mi_adversarial_minus_mixed": "attacked minus mixed",
     "style_share": "style share",
     "worst_class_drop": "worst class's drop",
+    "undefended_asr": "control's ASR",
     "biased_auroc": "AUROC, biased network",
     "biased_loss_poisoned": "biased loss, poisoned",
     "biased_loss_clean": "biased loss, clean",
@@ -156,6 +157,7 @@ MEANINGS: Mapping[str, str] = {
     "points. Lower is better.",
     "training_cost": "Images that the run's own training sent through the network, in plain trainings. Lower is "
     "cheaper.",
+    "undefended_asr": "Attack success rate of the control of the same seed: whether there was anything to remove.",
     "biased_auroc": "Chance that a poisoned training example has a lower loss in the biased network than a clean one: "
     "50 % is a coin. Higher: the network knows the poison.",
     "biased_loss_poisoned": "Median loss of poisoned training examples in the biased network, in nats.",

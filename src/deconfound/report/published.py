@@ -24,6 +24,7 @@ MARKS: Mapping[str, str] = {
     "N": "checked numerically by this project",
     "M": "from memory, not checked",
 }
+BACKDOOR = ("asr", "triggered_accuracy")  # metrics of stamped images
 EMPTY = {"text": "–", "note": "not obtained"}
 LEAD = (
     "Every number that the sources published and that could be obtained, with the mark of how it came here; a dash "
@@ -153,7 +154,7 @@ def candidate(row: Published, found: Summary | PerClass) -> bool:
     """Are data set, network, defense and metric of a measured row those of a published one?"""
     curve = isinstance(found, Summary) and found.curve
     place = (fold(found.dataset), found.defense, found.metric, found.poison)
-    same = place == (fold(row.dataset), row.defense, row.metric, "clean")
+    same = place == (fold(row.dataset), row.defense, row.metric, row.poison or "clean")
     return same and not curve and fold(found.model) in networks(row)
 
 
@@ -163,13 +164,15 @@ def networks(row: Published) -> set[str]:
 
 
 def attack(row: Published) -> str:
-    """The name of a published number's attack in an experiment; a clean accuracy has none."""
-    return "none" if row.metric == "clean_accuracy" else row.attack
+    """The name of a published number's attack in an experiment; clean images have none, and a run's own poison needs
+    none.
+    """
+    return "none" if row.metric in ("clean_accuracy", *BACKDOOR) else row.attack
 
 
 def budgeted(row: Published, found: Summary | PerClass) -> bool:
-    """Was it measured within the published budget?"""
-    return row.metric == "clean_accuracy" or (
+    """Was it measured within the published budget? Clean images and triggers have none."""
+    return row.metric in ("clean_accuracy", *BACKDOOR) or (
         row.norm == found.norm and math.isclose(row.eps, found.eps, rel_tol=1e-3)
     )
 

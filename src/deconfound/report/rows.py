@@ -213,6 +213,7 @@ class Published:
     defense: str
     column: str
     column_source: str
+    poison: str
     attack: str
     norm: str
     eps: float
