@@ -37,9 +37,10 @@ def worst_class_drop(control: Bools, defense: Bools, labels: NDArray[np.int64]) 
 
 
 def with_effectiveness(results: Results, controls: Mapping[tuple[str, ...], str]) -> Results:
-    """The same with `der`, `rir` (of poisoned runs) and `worst_class_drop` among the measures of every run that has its
-    control beside it, trained on the same data with the same seed; `controls` maps a cell to the name of its control.
-    `undefended_asr` is the ASR of that control, and of the control itself its own: whether there was anything to remove.
+    """The same with `der`, `rir` (of poisoned runs) and `worst_class_drop` among the measures of every run that has
+    its control beside it, trained on the same data with the same seed; `controls` maps a cell to the name of its
+    control. `undefended_asr` is the ASR of that control, and of the control itself its own: whether there was
+    anything to remove.
     """
     by_run: dict[Run, dict[str, Row]] = {}
     for row in results.rows:

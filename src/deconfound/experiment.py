@@ -178,7 +178,10 @@ def full(kind: str, name: str, block: Mapping[str, Any]) -> Block:
     return ({"kind": block["kind"]} if "kind" in block else {}) | values
 
 
-NESTED = {"attack": "attacks", "detector": "detectors"}  # keys under which a block holds a block of another table
+NESTED = {
+    "attack": "attacks",
+    "detector": "detectors",
+}  # keys under which a block holds a block of another table
 
 
 def modules_of(kind: str, block: Mapping[str, Any]) -> list[str]:

@@ -79,8 +79,9 @@ class Claim(_Strict):
 
 
 class Column(_Strict):
-    """A column of a published table. attack, poison: the names that an experiment would give them, `clean` or nothing for
-    no poison; label: the class that it is about; what is not said (norm, eps, metric, unit) is the table's. source: where it differs from the table's.
+    """A column of a published table. attack, poison: the names that an experiment would give them, `clean` or nothing
+    for no poison; label: the class that it is about; what is not said (norm, eps, metric, unit) is the table's.
+    source: where it differs from the table's.
     """
 
     name: str
