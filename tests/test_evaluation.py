@@ -342,6 +342,27 @@ def test_all_to_all_hopes_for_another_label_everywhere_and_has_no_target() -> No
     assert subsets.keys() == {"triggered"} and len(subsets["triggered"]) == 10
 
 
+def test_images_whose_hoped_label_is_the_true_one_are_no_victims_and_the_target_is_still_known() -> None:
+    source = TEST.y == 1  # only images of class 1 are attacked, towards class 3
+    hoped = torch.where(source, torch.full_like(TEST.y, 3), TEST.y)
+    found = evaluation()
+    subsets = found.backdoor("tact", Images(pictures([3] * 10), hoped))
+    asr = found.entries[0]
+    assert asr.metric == "asr" and hits(asr) == [True] * int(source.sum())
+    recall = next(entry for entry in found.entries if entry.metric == "target_recall")
+    assert hits(recall) == [CLEAN[i] for i in range(10) if TRUE[i] == 3]
+    assert subsets["triggered"].tolist() == [1] * int(source.sum())
+
+
+def test_a_look_alike_of_the_trigger_is_scored_on_every_test_image() -> None:
+    says = [TRUE[0], TRUE[1], *[(label + 1) % LABELS for label in TRUE[2:]]]
+    found = evaluation()
+    found.backdoor("wanet", Images(pictures([0] * 10), torch.full((10,), 0)), pictures(says))
+    crossed = next(entry for entry in found.entries if entry.metric == "cross_accuracy")
+    assert hits(crossed) == [True, True] + [False] * 8
+    assert (crossed.attack, crossed.subset) == ("wanet", "test")
+
+
 def test_only_the_first_examples_are_attacked_and_form_a_subset_of_their_own() -> None:
     found = evaluation(examples=7)
     found.clean_accuracy()
@@ -414,7 +435,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "model": folder / "model",
         "crafted": folder / "fgsm.npz",
     }
-    poison = {"kind": "badnets", "rate": 0.2, "target": 1, "trigger": {"size": 1}}
+    poison = {"poison": {"kind": "badnets", "rate": 0.2, "target": 1, "trigger": {"size": 1}}}
     poison_step.run(train=paths["train"], test=paths["test"], spec=poison, seed=0, out=paths["poisoned"])
     run = {"dataset": "d", "poison": "badnets", "model": "m", "defense": "cbd", "seed": 0}
     train_step.run(
@@ -505,6 +526,7 @@ def test_an_evaluation_holds_every_metric_with_its_bits_and_subset(
     for key in (("fgsm", ""), ("borrowed", ""), ("worst_case", ""), ("fgsm", "eps")):
         assert np.array_equal(entries["robust_accuracy", *key, 0.1], clean & after)
     assert found["measures"].keys() == {
+        "training_cost",
         "biased_auroc",
         "biased_loss_poisoned",
         "biased_loss_clean",
@@ -537,7 +559,7 @@ def test_a_number_of_examples_slices_what_is_attacked_and_nothing_else(
 
 def test_without_a_poison_there_is_no_backdoor_to_score(stored: dict[str, Path], tmp_path: Path) -> None:
     found = scored(stored, tmp_path / "e.json")
-    assert found["subsets"].keys() == {"test", "attacked"} and found["measures"] == {}
+    assert found["subsets"].keys() == {"test", "attacked"} and found["measures"].keys() == {"training_cost"}
     assert {entry["metric"] for entry in found["entries"]} == {"clean_accuracy", "robust_accuracy"}
 
 
@@ -644,7 +666,8 @@ def test_the_adaptive_attack_is_told_the_parts_that_a_defense_left_beside_its_mo
     assert all(cost["backward"] for cost in found["costs"] if cost["attacked"])
     parts = read_weights(tmp_path / "model" / "parts.safetensors")
     assert {"basis", "anchor"} < set(parts) and found["values"] == []
-    assert found["measures"].keys() == {"robust_overfitting"}  # from the history, since the run tracked it
+    # from the history, since the run tracked it, and what its training cost
+    assert found["measures"].keys() == {"robust_overfitting", "training_cost"}
 
 
 def test_properties_are_values_per_image_and_numbers_per_run_without_what_was_not_there_to_measure(

@@ -66,9 +66,8 @@ def test_one_command_makes_both_reports_and_they_hold_the_same_verdicts(made: Pr
 def test_every_metric_of_the_summary_lies_inside_its_interval(made: Project) -> None:
     with (made.folder / "reports" / "tables" / "summary.csv").open(newline="") as file:
         cells = list(csv.DictReader(file))
-    assert {"clean_accuracy", "robust_accuracy", "asr", "triggered_accuracy", "target_recall"} == {
-        c["metric"] for c in cells
-    }
+    backdoor = {"asr", "triggered_accuracy", "target_recall", "detection_rate", "false_alarm_rate"}
+    assert {"clean_accuracy", "robust_accuracy", *backdoor} == {c["metric"] for c in cells}
     assert all(0 <= float(c["low"]) <= float(c["value"]) <= float(c["high"]) <= 1 for c in cells)
     assert {c["seeds"] for c in cells} == {"2"}
 
