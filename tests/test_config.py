@@ -607,3 +607,43 @@ def test_a_curve_over_the_steps_of_an_attack_that_takes_none_is_refused() -> Non
     averaged = {"kind": "eot", "attack": {"kind": "pgd", "eps": 0.1}}
     curve = {"attack": "eot", "steps": [1, 2]}
     experiment({"attacks.eot": averaged, "studies.evasion.curves": [curve]})
+
+
+LEARNT = {"kind": "label_consistent", "target": 2}
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (
+            {},
+            [
+                "poisons.learnt.recipe: required key is missing",
+                "poisons.learnt.surrogate: required key is missing",
+            ],
+        ),
+        ({"surrogate": "cnn"}, ["poisons.learnt.recipe: required key is missing"]),
+        (
+            {"surrogate": "cn", "recipe": "short"},
+            ["poisons.learnt.surrogate: expected a name defined in this experiment"],
+        ),
+        (
+            {"surrogate": "cnn", "recipe": "x"},
+            ["poisons.learnt.recipe: expected a name defined in this experiment"],
+        ),
+        (
+            {"surrogate": "cnn", "recipe": "short", "remark": 3},
+            ["poisons.learnt.remark: expected text, got 3"],
+        ),
+    ],
+)
+def test_a_poison_that_trains_for_itself_says_with_which_network_and_how(more: Any, said: list[str]) -> None:
+    found = sorted(faults(changed({"poisons.learnt": LEARNT | more})))
+    assert len(found) == len(said)
+    assert all(line.startswith(words) for line, words in zip(found, said, strict=True))
+
+
+def test_a_remark_on_a_poison_changes_no_job() -> None:
+    plain = Plan(experiment())
+    marked = Plan(experiment({"poisons.badnets.remark": "For readers."}))
+    assert plain.poisoning("badnets") == marked.poisoning("badnets")

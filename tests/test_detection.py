@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deconfound.detection import Truth, detect, threshold
 from deconfound.detectors.evidence import Evidence, Flagged, Scanned
-from deconfound.measures import flag_measures, poison_measures
+from deconfound.measures import cost_measures, flag_measures, poison_measures
 from deconfound.rng import generator
 
 NOBODY = torch.zeros(0, 1, 4, 4, dtype=torch.uint8)
@@ -122,6 +122,12 @@ def test_flags_without_poison_or_without_flags_leave_out_what_has_no_meaning() -
     assert flag_measures(some, nobody) == {"share": 0.25}
     assert flag_measures(nobody, some) == {"share": 0, "recall": 0, "left": 0.25}
     assert flag_measures(everybody, some) == {"share": 1, "precision": 0.25, "recall": 1}
+
+
+def test_a_training_says_what_it_cost_and_how_many_clean_images_it_was_given() -> None:
+    about = {"cost": {"plain_trainings": 1.5}, "notes": {"clean_images": 280, "units": 3}}
+    assert cost_measures(about) == {"training_cost": 1.5, "clean_images": 280.0}
+    assert cost_measures({"cost": {"plain_trainings": 1}, "notes": {}}) == {"training_cost": 1.0}
 
 
 def test_records_of_a_defense_are_scored_with_the_sign_of_their_score() -> None:

@@ -73,8 +73,10 @@ def _check_lineage(experiment: Experiment) -> Iterator[str]:
 
 
 def _check_surrogates(experiment: Experiment) -> Iterator[str]:
-    """The network that a poison trains for itself: its architecture and its recipe."""
+    """The network that a poison trains for itself: its architecture and its recipe; and its remark."""
     for name, block in experiment.poisons.items():
+        if not isinstance(block.get("remark", ""), str):
+            yield f"poisons.{name}.remark: expected text, got {block['remark']!r}"
         for key, known in (("surrogate", experiment.models), ("recipe", experiment.recipes)):
             given = block.get(key)
             if given is not None and given not in known:

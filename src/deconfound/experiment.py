@@ -137,9 +137,9 @@ class Experiment(_Strict):
 RECIPES: Table = {"recipe": f"{Recipe.__module__}:{Recipe.__name__}"}
 PREPARATIONS: Table = {"preparation": f"{Preparation.__module__}:{Preparation.__name__}"}
 PREPARATION_KEYS = ("val", "slice", "split_seed")
-LINEAGE_KEYS = {  # what a block may say of other parts of the experiment, besides its parameters
+LINEAGE_KEYS = {  # what a block may say besides its parameters: of other parts of the experiment, and to readers
     "defenses": ("starts_from", "crafted_by", "recipe"),
-    "poisons": ("surrogate", "recipe"),
+    "poisons": ("surrogate", "recipe", "remark"),
 }
 TABLES: dict[str, Table] = {
     "datasets": DATASETS,

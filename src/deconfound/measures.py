@@ -1,6 +1,7 @@
 """Numbers per run that are no rates over test examples."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,15 @@ def training_measures(history: Mapping[str, Sequence[Mapping[str, float]]]) -> d
     """
     robust = [record["val_robust"] for record in history.get("model", ()) if "val_robust" in record]
     return {"robust_overfitting": max(robust) - robust[-1]} if robust else {}
+
+
+def cost_measures(about: Mapping[str, Any]) -> dict[str, float]:
+    """What a training took, from its record: `training_cost` in plain trainings, and the `clean_images` that a repair
+    used, where it says so.
+    """
+    found = {"training_cost": float(about["cost"]["plain_trainings"])}
+    clean = about.get("notes", {}).get("clean_images")
+    return found | ({"clean_images": float(clean)} if clean is not None else {})
 
 
 def auroc(score: NDArray[np.float64], positive: Bools) -> float:

@@ -25,6 +25,7 @@ from synthetic_backdoors import (
 from synthetic_experiment import Experiment
 
 from deconfound.report import heatmaps
+from deconfound.report.backdoor import backdoor
 from deconfound.report.build import build
 from deconfound.report.inputs import Inputs, read
 from deconfound.report.plotting import Figure
@@ -168,6 +169,16 @@ def test_each_poison_has_its_numbers_behind_a_line(document: dict[str, Any]) -> 
     marked = {(row.split(" ·")[0], column) for row, column, cell in cells(doubted) if cell.get("mark") == "†"}
     assert {column for _, column in marked} >= {"attack success rate", "DER", "RIR"}
     assert {row for row, _ in marked} == {"CBD shuffled CNN"}
+
+
+def test_what_an_experiment_remarks_on_a_poison_stands_in_the_section(small: Experiment) -> None:
+    first = next(row["poison"] for row in small.rows["summary"] if row["metric"] == "asr")
+    remarks = {first: {"kind": "x", "remark": "Too faint at this size."}, "absent": {"remark": "Not here."}}
+    order = Order({"poisons": remarks})
+    (found,) = backdoor(read(small.arguments()["tables"], []), [], order)
+    items = [item for block in found["blocks"] if block["kind"] == "facts" for item in block["items"]]
+    assert [item["values"] for item in items if item["name"] == label(first)] == [["Too faint at this size."]]
+    assert "Not here." not in str(found)
 
 
 def test_a_defense_is_summed_up_over_all_poisons(document: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from deconfound.report.blocks import Block, column, figures, fold, head, section, table
+from deconfound.report.blocks import Block, column, facts, figures, fold, head, section, table
 from deconfound.report.figures import by_setting, grouped
 from deconfound.report.gates import has_failed
 from deconfound.report.heatmaps import by_place, crowds
@@ -37,6 +37,9 @@ def backdoor(inputs: Inputs, drawn: Sequence[Figure], order: Order) -> list[Bloc
     if not rows:
         return []
     blocks = figures(drawn, "backdoor")
+    said = [name for name in order.remarks if name in {row.poison for row in rows}]
+    if said:
+        blocks.append(facts([(label(name), [order.remarks[name]]) for name in said]))
     crowd = crowds(inputs)
     for dataset, mine in by_dataset(rows, order):
         blocks += many(mine, inputs, order) if dataset in crowd else few(dataset, mine, inputs, order)

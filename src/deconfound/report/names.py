@@ -142,6 +142,7 @@ MEASURES: Mapping[str, str] = {
     "style_share": "style share",
     "worst_class_drop": "worst class's drop",
     "undefended_asr": "control's ASR",
+    "clean_images": "clean images",
     "biased_auroc": "AUROC, biased network",
     "biased_loss_poisoned": "biased loss, poisoned",
     "biased_loss_clean": "biased loss, clean",
@@ -157,6 +158,7 @@ MEANINGS: Mapping[str, str] = {
     "points. Lower is better.",
     "training_cost": "Images that the run's own training sent through the network, in plain trainings. Lower is "
     "cheaper.",
+    "clean_images": "Held-out clean images that the defense was given.",
     "undefended_asr": "Attack success rate of the control of the same seed: whether there was anything to remove.",
     "biased_auroc": "Chance that a poisoned training example has a lower loss in the biased network than a clean one: "
     "50 % is a coin. Higher: the network knows the poison.",

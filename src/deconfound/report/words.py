@@ -78,7 +78,7 @@ def left_behind(measure: str) -> str:
 
 def is_rate(metric: str) -> bool:
     """Rates are shown in per cent and their differences in points; everything else as it is."""
-    rates = ("_accuracy", "_recall", "_rate", "_auc", "_auc_frozen")
+    rates = ("_accuracy", "_recall", "_rate", "_asr", "_auc", "_auc_frozen")
     known = metric in METRICS or metric in SHARES or metric in RATED or in_points(metric)
     return known or (metric.endswith((*rates, *RATED)) and metric != "style_share")
 
@@ -183,13 +183,19 @@ def value_unit(metric: str) -> str:
 
 
 class Order:
-    """Sorts names as the configuration lists them; unlisted names follow in alphabetical order."""
+    """Sorts names as the configuration lists them; unlisted names follow in alphabetical order.
+
+    remarks: what the configuration says to readers about a poison.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._rank = {
             kind: {name: place for place, name in enumerate(config.get(kind) or ())}
             for kind in ("datasets", "poisons", "models", "attacks", "defenses")
         }
+        poisons = config.get("poisons") or {}
+        blocks = poisons if isinstance(poisons, Mapping) else {}
+        self.remarks = {name: str(block["remark"]) for name, block in blocks.items() if "remark" in block}
 
     def key(self, kind: str, name: str) -> tuple[int, int, str]:
         """Sort key of a name of a kind such as `attacks`."""

@@ -13,7 +13,7 @@ from deconfound.engine import Engine, Notebook, Speed
 from deconfound.errors import ConfigError
 from deconfound.evaluation import Evaluation
 from deconfound.gate import Gate
-from deconfound.measures import poison_measures, training_measures
+from deconfound.measures import cost_measures, poison_measures, training_measures
 from deconfound.progress import progress
 from deconfound.steps.images import load_images
 from deconfound.steps.knowledge import Knowledge, look, measure
@@ -69,7 +69,7 @@ def run(
     trust = _attack(evaluation, spec)
     subsets = {"test": images.y.numpy(), "attacked": images.y[: spec["examples"]].numpy()}
     values, measures = measure(evaluation, known, train, spec.get("properties", {}))
-    measures |= training_measures(about["history"]) | {"training_cost": about["cost"]["plain_trainings"]}
+    measures |= training_measures(about["history"]) | cost_measures(about)
     inputs |= {name: path for name, path in (("train", train), ("val", val), ("poisoned", poisoned)) if path}
     arrays = read_npz(poisoned) if poisoned else None
     if arrays:
