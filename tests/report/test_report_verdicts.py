@@ -13,7 +13,7 @@ from deconfound.report.figures import draw
 from deconfound.report.forest import ROWS, forests
 from deconfound.report.inputs import Inputs, read
 from deconfound.report.plotting import Figure
-from deconfound.report.verdicts import side, sides
+from deconfound.report.verdict_cards import side, sides
 
 
 def cards(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -138,7 +138,9 @@ def test_every_claim_that_was_run_is_in_one_figure(tmp_path: Path, monkeypatch: 
     for name in names:
         made.claim(id=name, paper=name[0], margin=0.05, direction="above", **more)
     held: list[list[str]] = []
-    monkeypatch.setattr(module, "forest", lambda shown, *_: held.append([claim.id for claim in shown]))
+    monkeypatch.setattr(
+        module, "forest", lambda bands, *_: held.append([c.id for band in bands for c in band])
+    )
     module.forests(inputs_of(made).claims)
     assert [name for part in held for name in part] == names and max(map(len, held)) <= ROWS
 
