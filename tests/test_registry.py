@@ -133,3 +133,8 @@ def test_hyper_parameters_are_frozen_validated_named_and_closed() -> None:
         Method(eps=1.0, other=2)  # type: ignore[call-arg]
     with pytest.raises((TypeError, ValidationError)):
         Method(1.0)  # type: ignore[misc]
+
+
+def test_swapped_letters_are_nearer_than_another_name_of_as_many_common_letters() -> None:
+    assert nearest("cdb", ["abl", "cbd", "dbd"]).startswith("; did you mean 'cbd'?")
+    assert nearest("dbb", ["abl", "cbd", "dbd"]).startswith("; did you mean 'dbd'?")

@@ -19,7 +19,8 @@ Table = Mapping[str, str]
 def nearest(name: object, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` when something close is known, and the choices when they are few."""
     options = sorted(known)
-    close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), options, n=5, cutoff=0.5)
+    close.sort(key=lambda option: sorted(option) != sorted(str(name)))  # swapped letters before others
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return hint + (f" (known: {', '.join(options)})" if len(options) <= 30 else "")
 
