@@ -6,7 +6,6 @@ ICLR 2017, arXiv:1610.02136. It finds what stops at the decision boundary and mi
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from deconfound.detectors.evidence import Evidence
@@ -22,7 +21,7 @@ class Confidence:
     temperature: Positive = 1.0
 
     def suspicion(self, evidence: Evidence) -> Callable[[Tensor], Tensor]:
-        """1 - max p, in [0, 1 - 1 / K]; exact where p rounds to 1."""
+        """1 - max p, in [0, 1 - 1 / K], as the sum of the others, which keeps its digits where p rounds to 1."""
         return by_batches(evidence.model, self.score_of(evidence))
 
     def score_of(self, evidence: Evidence) -> Callable[[Tensor], Tensor]:
@@ -31,6 +30,7 @@ class Confidence:
         def score(x: Tensor) -> Tensor:
             with eval_mode(evidence.model):
                 logits = evidence.model(x).double() / self.temperature
-            return -torch.expm1(logits.log_softmax(1).amax(1))
+            p: Tensor = logits.softmax(1).sort(dim=1, descending=True).values
+            return p[:, 1:].sum(1)
 
         return score
