@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Generator
 
-from deconfound.attacks import ATTACKS
+from deconfound.attacks import ATTACKS, EXPLANATION_ATTACKS
 from deconfound.data import DATASETS
 from deconfound.defenses import DEFENSES
 from deconfound.defenses.workbench import Defended
@@ -36,6 +36,7 @@ from deconfound.types import Images, Source
 
 TABLES = {
     "attacks": ATTACKS,
+    "explanation_attacks": EXPLANATION_ATTACKS,
     "datasets": DATASETS,
     "defenses": DEFENSES,
     "detectors": DETECTORS,
@@ -65,6 +66,13 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "ddn": {"eps": 0.5, "steps": 20, "radius": 0.5, "step_size": 0.5, "gamma": 0.1},
         "deepfool": {"eps": 0.1, "norm": "linf", "steps": 10, "overshoot": 0.05, "candidates": 1},
         "transfer": {"attack": "pgd", "model": "cnn", "crafted_by": {"kind": "fgsm", "eps": 0.1}},
+        "jsma": {"eps": 0.5, "theta": 0.8, "aim": "next", "candidates": 5},
+        "universal": {"eps": 0.1, "images": 5, "steps": 4, "step_size": 0.03, "cap": 8},
+        "feature_adversary": {"eps": 0.1, "norm": "l2", "steps": 4, "guide": "class_mean", "restarts": 2},
+        "attention": {"eps": 0.1, "norm": "l2", "steps": 3, "weight": 0.5},
+    },
+    "explanation_attacks": {
+        "fragile": {"eps": 0.1, "steps": 4, "map": "integrated_gradients", "path_steps": 3, "top": 0.2},
     },
     "datasets": {
         "digits": {"test": 100, "seed": 3},
@@ -124,6 +132,16 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "scale_up": {"multipliers": [2, 3], "standardise": "class"},
         "neural_cleanse": {"inversion": {"passes": 2, "batch_size": 4}, "threshold": 1},
         "lowest_loss": {"fraction": 0.2},
+        "influence": {"form": "per_gradient", "toward": "itself", "tail": "both"},
+        "stimulation": {"images": 7, "layers": 1, "multiples": [2], "threshold": 0.5},
+        "confidence": {"temperature": 2},
+        "feature_squeezing": {"bits": 3, "search": 3, "strength": 20},
+        "leave_one_out": {"block": 3, "reference": "zero", "spread": "mad"},
+        "ml_loo": {"layers": 1, "spread": "std", "c": 0.1},
+        "lid": {"reference": 20, "neighbours": 5, "attacks": ["crafted"]},
+        "mahalanobis": {"examples": 30, "ridge": 1e-3, "magnitude": 0.01},
+        "signature": {"steps": 3, "c": 0.1},
+        "witnesses": {"selective": 0.2, "strengthen": 3, "weaken": 0.5},
     },
     "properties": {
         "alignment": {"attack": {"eps": 0.1, "steps": 2}, "epochs": 2, "batch_size": 8},
@@ -309,6 +327,44 @@ def test_an_attack_works_on_few_classes_and_on_tiny_images(
     assert x_adv.shape == x.shape and attack.threat.contains(x, x_adv).all()
 
 
+@pytest.mark.parametrize("kind", sorted(ATTACKS.keys() - {WITHOUT_IMAGES}))
+def test_an_attack_that_draws_nothing_takes_each_image_by_itself_or_says_together(kind: str) -> None:
+    attack, model, y = made("attacks", kind), small_network(), torch.arange(8) % 3
+    x = torch.rand(8, 1, 4, 4, generator=fresh())
+    rng = fresh(1)
+    found = attack(model, x, y, rng=rng)
+    if not torch.equal(rng.get_state(), fresh(1).get_state()) and not getattr(attack, "together", False):
+        return  # its draws lie by the batch
+    others = torch.cat([x[:3], torch.rand(5, 1, 4, 4, generator=fresh(2))])
+    again = attack(model, others, y, rng=fresh(1))
+    alike = torch.allclose(again[:3], found[:3], atol=1e-4)
+    assert alike != getattr(attack, "together", False)
+
+
+# Attacks on explanations
+
+
+@pytest.mark.parametrize("kind", sorted(EXPLANATION_ATTACKS))
+def test_an_attack_on_explanations_keeps_the_prediction_and_leaves_everything_else_alone(kind: str) -> None:
+    attack = made("explanation_attacks", kind)
+    model = small_network().train()
+    model.body[2].eval()
+    model.head.bias.requires_grad_(False)
+    x = torch.rand(9, 1, 4, 4, generator=fresh())
+    before, inputs = snapshot(model), x.clone()
+
+    z = attack(model, x, rng=fresh(1))
+
+    assert same(snapshot(model), before) and torch.equal(x, inputs)
+    assert z.shape == x.shape and z.dtype == torch.float32 and not z.requires_grad
+    assert attack.threat.contains(x, z).all() and not torch.equal(z, x)
+    assert torch.equal(predict(model, z).argmax(1), predict(model, x).argmax(1))
+    torch.manual_seed(5)
+    assert torch.equal(attack(model, x, rng=fresh(1)), z)
+    assert attack(model, x[:0], rng=fresh()).shape == (0, 1, 4, 4)
+    assert torch.equal(at_eps(attack, 0.0)(model, x, rng=fresh()), x)
+
+
 # Poisons
 
 
@@ -376,10 +432,14 @@ def test_a_poison_finds_its_faults_before_it_is_used(kind: str) -> None:
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_a_detector_looks_and_leaves_everything_as_it_was(kind: str) -> None:
     model, data, val = small_network().eval(), tiny_images(40), tiny_images(18, seed=1)
-    evidence = Evidence(model, data, val, partial(generator, 0))
-    before, x, y = snapshot(model), data.x.clone(), data.y.clone()
     detector = made("detectors", kind)
     assert isinstance(detector, ExampleDetector | InputDetector | ModelScan)
+    crafted = None
+    if getattr(detector, "needs", ()):
+        attack = build(ATTACKS, {"kind": "pgd", "eps": 0.5, "steps": 5}, at="x")
+        crafted = {"crafted": attack(model, val.x / 255, val.y, rng=fresh())}
+    evidence = Evidence(model, data, val, partial(generator, 0), crafted)
+    before, x, y = snapshot(model), data.x.clone(), data.y.clone()
 
     def look() -> list[torch.Tensor]:
         found: list[torch.Tensor] = []

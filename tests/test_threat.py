@@ -9,7 +9,7 @@ from oracle_models import DUAL
 from scipy.stats import kstest
 from torch import Tensor
 
-from deconfound.threat import Norm, ThreatModel, size
+from deconfound.threat import Norm, SparseBall, ThreatModel, size
 
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 norms, radii, seeds = st.sampled_from(NORMS), st.floats(0, 2), st.integers(0, 2**32)
@@ -205,3 +205,32 @@ def test_an_l1_step_of_a_large_image_moves_a_twentieth_of_its_pixels() -> None:
     assert torch.allclose(step.abs().flatten(1).sum(1), torch.ones(2))
     kept, rest = gradient[step != 0].abs(), gradient[step == 0].abs()
     assert torch.equal(step.sign()[step != 0], gradient.sign()[step != 0]) and kept.min() > rest.median()
+
+
+# Few pixels
+
+
+@given(st.floats(0, 1), st.integers(0, 18), seeds)
+def test_a_sparse_ball_counts_places_and_not_channels(eps: float, changed: int, seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.rand(1, 3, 6, 3, generator=rng)
+    places = torch.randperm(18, generator=rng)[:changed]
+    z = x.clone().flatten(2)
+    z[0, :, places] = torch.where(z[0, :, places] > 0.5, 0.0, 1.0)
+    ball = SparseBall(eps=eps)
+    assert bool(ball.contains(x, z.view_as(x))) == (changed <= 18 * eps + 1e-6)
+    assert ball.most(x) <= 18 * eps + 1e-6 < ball.most(x) + 1
+
+
+def test_a_sparse_ball_has_whole_pixels_in_spite_of_rounding() -> None:
+    assert SparseBall(eps=0.29).most(torch.zeros(1, 3, 10, 20)) == 58
+    assert SparseBall(eps=0.145).most(torch.zeros(1, 1, 28, 28)) == 113
+
+
+def test_a_sparse_ball_is_within_the_box_and_refuses_what_is_no_number() -> None:
+    x = torch.full((4, 1, 2, 2), 0.5)
+    z = x.clone()
+    z[:, 0, 0, 0] = torch.tensor([1.0, 1.1, -0.1, torch.nan])
+    assert SparseBall(eps=0.25).contains(x, z).tolist() == [True, False, False, False]
+    assert not SparseBall(eps=0.2).contains(x[:1], z[:1]).any()  # not one whole pixel
+    assert SparseBall(eps=0).contains(x, x + 1e-6).all()

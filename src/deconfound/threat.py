@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from deconfound.fields import Eps, hyperparameters
+from deconfound.fields import Eps, Fraction01, hyperparameters
 
 Norm = Literal["linf", "l2", "l1"]
 ORDER = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
@@ -92,6 +92,27 @@ class ThreatModel:
         within = size((z - x).double(), self.norm) <= self.eps + tolerance
         in_box = (flat.amin(1) >= -tolerance) & (flat.amax(1) <= 1 + tolerance)
         return within & in_box & flat.isfinite().all(1)
+
+
+@hyperparameters
+class SparseBall:
+    """All images that differ from the original in at most a part `eps` of their pixels, by any amount, inside the pixel
+    box. A pixel is a place of the picture: all its channels together count once.
+    """
+
+    eps: Fraction01
+    norm: Literal["l0"] = "l0"
+
+    def most(self, x: Tensor) -> int:
+        """Number of pixels of an image of (N, C, H, W) that may change."""
+        return int(self.eps * x.shape[2:].numel() + 1e-6)  # 0.29 * 200 is a little less than 58
+
+    def contains(self, x: Tensor, z: Tensor, *, tolerance: float = 1e-5) -> Tensor:
+        """(N,) bool: is z a legal image for x? A pixel that moved by no more than `tolerance` did not change."""
+        flat = z.flatten(1)
+        count = ((z - x).abs() > tolerance).any(1).flatten(1).sum(1)
+        in_box = (flat.amin(1) >= -tolerance) & (flat.amax(1) <= 1 + tolerance)
+        return (count <= self.most(x)) & in_box & flat.isfinite().all(1)
 
 
 def _project_l1(x: Tensor, delta: Tensor, eps: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Evasion attacks. A table maps a kind to its class."""
+"""Evasion attacks, and attacks on explanations. Each table maps a kind to its class."""
 
 ATTACKS = {
     "fgsm": "deconfound.attacks.fgsm:FGSM",
@@ -18,4 +18,12 @@ ATTACKS = {
     "ti_dim": "deconfound.attacks.ti_dim:TIDIM",
     "wasserstein": "deconfound.attacks.wasserstein:FrankWolfeWasserstein",
     "transfer": "deconfound.attacks.transfer:Transfer",
+    "jsma": "deconfound.attacks.jsma:JSMA",
+    "universal": "deconfound.attacks.universal:Universal",
+    "feature_adversary": "deconfound.attacks.feature_adversary:FeatureAdversary",
+    "attention": "deconfound.attacks.attention:AttentionAttack",
+}
+
+EXPLANATION_ATTACKS = {
+    "fragile": "deconfound.attacks.fragile:Fragile",
 }
