@@ -39,6 +39,7 @@ LAYERS = [
     ["measures"],
     ["detection"],
     ["properties"],
+    ["interpretations"],
     ["statistics"],
     ["decomposition"],
     ["calibration"],
@@ -51,6 +52,7 @@ LAYERS = [
     ["config"],
     ["graph"],
     ["results"],
+    ["readings"],
     ["effectiveness"],
     ["tables"],
     ["backdoor_tables"],
@@ -168,6 +170,7 @@ def test_the_report_imports_no_model_and_no_library_of_models(file: str) -> None
 def test_types_imports_nothing_of_ours_and_tables_of_kinds_hold_nothing_else() -> None:
     assert not imports("types.py", deferred=False) | imports("types.py", deferred=True)
     packages = ("attacks", "attributions", "data", "defenses", "detectors", "models", "poisons", "properties")
+    packages += ("interpretations",)
     for package in packages:
         docstring, *tables = tree(f"{package}/__init__.py").body
         assert isinstance(docstring, ast.Expr) and tables, package

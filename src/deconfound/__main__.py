@@ -8,7 +8,7 @@ import sys
 import typer
 
 from deconfound.commands.data import fetch, poison
-from deconfound.commands.models import attack, defend, evaluate, train
+from deconfound.commands.models import attack, defend, evaluate, interpret, train
 from deconfound.commands.reports import calibrate, claims, plan, report, timings
 from deconfound.errors import UserError
 
@@ -22,7 +22,21 @@ app = typer.Typer(
 )
 
 
-for command in (plan, fetch, poison, train, defend, attack, evaluate, calibrate, claims, report, timings):
+COMMANDS = (
+    plan,
+    fetch,
+    poison,
+    train,
+    defend,
+    attack,
+    evaluate,
+    interpret,
+    calibrate,
+    claims,
+    report,
+    timings,
+)
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -132,6 +132,7 @@ def _check_names(study: Study, experiment: Experiment) -> Iterator[str]:
         ("keep", study.keep, experiment.attacks),
         ("properties", study.properties, experiment.properties),
         ("detectors", study.detectors, experiment.detectors),
+        ("interpretations", study.interpretations, experiment.interpretations),
         ("curves", [curve.attack for curve in study.curves], experiment.attacks),
     ]
     for key, names, known in sections:

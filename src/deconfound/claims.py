@@ -9,8 +9,9 @@ import pandas as pd
 
 from deconfound.experiment import CLEAN
 from deconfound.ledger import Claim, Condition, Ledger, errata_words, read_ledger
+from deconfound.readings import interval
 from deconfound.results import FAILED, Cell, Key, Results, cell_of
-from deconfound.statistics import Interval, crossed_mean, mean, rate
+from deconfound.statistics import Interval, mean, rate
 from deconfound.tables import differences_table, gate_of_both, paired
 
 __all__ = ["COLUMNS", "Ledger", "errata_table", "judge", "read_ledger", "verdict"]
@@ -133,14 +134,14 @@ def _of_values(
     if not values:
         return None
     if control is None:
-        return crossed_mean(np.stack(list(values.values()))), len(values)
+        return interval(list(values.values()))[0], len(values)
     against = results.measured(control[0], treatment[1].metric)
     shared = sorted(set(values) & set(against))
     if not shared:
         return None, 0
     count = min(len(table[seed]) for table in (values, against) for seed in shared)
     rows = [values[seed][:count] - against[seed][:count] for seed in shared]
-    return crossed_mean(np.stack(rows)), len(shared)
+    return interval(rows)[0], len(shared)
 
 
 def _of_seeds(

@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from deconfound.attacks import ATTACKS
+from deconfound.attacks import ATTACKS, EXPLANATION_ATTACKS
+from deconfound.attributions import ATTRIBUTIONS
 from deconfound.calibration_spec import Calibration
 from deconfound.data import DATASETS
 from deconfound.defenses import DEFENSES
 from deconfound.detectors import DETECTORS
 from deconfound.fields import Count, Eps, Natural, OpenFraction, hyperparameters
 from deconfound.gate import Gate
+from deconfound.interpretations import INTERPRETATIONS
 from deconfound.models import MODELS
 from deconfound.poisons import POISONS
 from deconfound.properties import PROPERTIES
@@ -88,7 +90,8 @@ class Study(_Strict):
     control: the defense that differences are taken against. Attacks run in the order of their list, each on what
     those before it left standing; alone: attacks that are also measured by themselves. keep: attacks whose images,
     crafted on the base runs, are stored. properties: what else is measured on every model. detectors: what looks for
-    the backdoor in every model, its training set and its inputs. examples: attack only the first so many test images.
+    the backdoor in every model, its training set and its inputs. interpretations: what is read off every model, in a
+    job of its own. examples: attack only the first so many test images.
     gate: what the trust gate spends on every model; null leaves it out, and says so beside every number. recipe: of
     every defense that does not name its own.
     """
@@ -105,6 +108,7 @@ class Study(_Strict):
     keep: list[Name] = []
     properties: list[Name] = []
     detectors: list[Name] = []
+    interpretations: list[Name] = []
     curves: list[Curve] = []
     examples: Count | None = None
     gate: Gate | None = Gate()
@@ -129,6 +133,7 @@ class Experiment(_Strict):
     attacks: dict[Name, Block] = {}
     properties: dict[Name, Block] = {}
     detectors: dict[Name, Block] = {}
+    interpretations: dict[Name, Block] = {}
     calibration: Calibration | None = None
     defenses: dict[Name, Block] = Field(min_length=1)
     studies: dict[Name, Study] = Field(min_length=1)
@@ -148,6 +153,7 @@ TABLES: dict[str, Table] = {
     "attacks": ATTACKS,
     "properties": PROPERTIES,
     "detectors": DETECTORS,
+    "interpretations": INTERPRETATIONS,
     "defenses": DEFENSES,
 }
 
@@ -178,16 +184,31 @@ def full(kind: str, name: str, block: Mapping[str, Any]) -> Block:
     return ({"kind": block["kind"]} if "kind" in block else {}) | values
 
 
-NESTED = {
+INNER: dict[str, Table] = {
+    "attributions": ATTRIBUTIONS,
+    "explanation_attacks": EXPLANATION_ATTACKS,
+}  # only in blocks
+NESTED = {  # keys under which a block holds a block of another table, or several by name
     "attack": "attacks",
+    "attacks": "attacks",
+    "explanation_attack": "explanation_attacks",
     "detector": "detectors",
-}  # keys under which a block holds a block of another table
+    "detectors": "detectors",
+    "attributions": "attributions",
+}
 
 
 def modules_of(kind: str, block: Mapping[str, Any]) -> list[str]:
     """The modules that define a block's kind and those of the blocks inside it, for the fingerprint of a job."""
-    found = [target(TABLES[kind], block["kind"], at=kind).partition(":")[0]]
+    found = [target((TABLES | INNER)[kind], block["kind"], at=kind).partition(":")[0]]
     for key, inner in NESTED.items():
-        if isinstance(block.get(key), Mapping) and "kind" in block[key]:
-            found += modules_of(inner, block[key])
+        held = block.get(key)
+        blocks = [held] if isinstance(held, Mapping) and "kind" in held else _named(held)
+        found += [name for one in blocks for name in modules_of(inner, one)]
     return found
+
+
+def _named(held: Any) -> list[Mapping[str, Any]]:
+    """Blocks by name, where it is that."""
+    values = held.values() if isinstance(held, Mapping) else ()
+    return [one for one in values if isinstance(one, Mapping) and "kind" in one]

@@ -54,6 +54,11 @@ def evaluation(run: Run) -> str:
     return f"results/{run}/evaluation.json"
 
 
+def interpretation(run: Run) -> str:
+    """File of what was read off a run."""
+    return f"results/{run}/interpretation.json"
+
+
 class Graph:
     """Answers every question that a rule asks about an experiment."""
 
@@ -95,6 +100,11 @@ class Graph:
         return [evaluation(run) for run in self.runs]
 
     @property
+    def interpretations(self) -> list[str]:
+        """Files of what was read off models."""
+        return [interpretation(run) for run in self.plan.interpreted()]
+
+    @property
     def calibrations(self) -> list[str]:
         """File of the calibration of estimates of mutual information, where the experiment asks for it."""
         wanted = self.experiment.calibration is not None
@@ -120,6 +130,7 @@ class Graph:
         attacked = [f"attack/{run}/{name}.tsv" for run, name in self.plan.crafted()]
         attacked += sorted({f"craft/{run}/{name}.tsv" for run, name in self._training_crafts()})
         scored = [f"evaluate/{run}.tsv" for run in self.runs]
+        scored += [f"interpret/{run}.tsv" for run in self.plan.interpreted()]
         return [*(f"fetch/{name}.tsv" for name in datasets), *poisons, *trained, *attacked, *scored, *named]
 
     def training_set(self, wildcards: Any) -> str:
@@ -146,6 +157,10 @@ class Graph:
         files |= {file for _, file in self._knowledge(run, wildcards)}
         return sorted(files)
 
+    def interpretation_files(self, wildcards: Any) -> list[str]:
+        """What is needed to interpret a run besides its checkpoint and the test split."""
+        return sorted({file for _, file in self._known(wildcards)})
+
     def start_option(self, wildcards: Any) -> str:
         """`--start FOLDER` and `--crafted FILE`, where a run has them."""
         run = run_of(wildcards)
@@ -166,6 +181,10 @@ class Graph:
             f"--stored {name}={adversarial(*source)}" for name, source in self.plan.transfers(run).items()
         ]
         return " ".join(options)
+
+    def interpretation_options(self, wildcards: Any) -> str:
+        """`--train FILE`, `--val FILE` and, where a run has it, `--poisoned FILE`."""
+        return " ".join(f"--{name} {file}" for name, file in self._known(wildcards))
 
     def calibration_spec(self) -> str:
         """Parameters of the calibration."""
@@ -194,6 +213,10 @@ class Graph:
     def evaluate_spec(self, wildcards: Any) -> str:
         """Attacks, curves and number of examples of an evaluation."""
         return _text(self.plan.attacks(run_of(wildcards)))
+
+    def interpretation_spec(self, wildcards: Any) -> str:
+        """What is read off a run."""
+        return _text(self.plan.interpretations(run_of(wildcards)))
 
     def fetch_code(self, wildcards: Any) -> str:
         """Fingerprint of a fetch."""
@@ -229,6 +252,14 @@ class Graph:
             modules |= set(self._modules("defenses", run.defense))
         return fingerprint("deconfound.steps.evaluate", *sorted(modules))
 
+    def interpretation_code(self, wildcards: Any) -> str:
+        """Fingerprint of an interpretation."""
+        run = run_of(wildcards)
+        blocks = self.plan.interpretations(run).values()
+        modules = {name for block in blocks for name in modules_of("interpretations", block)}
+        modules |= {*self._modules("models", run.model), *self._modules("defenses", run.defense)}
+        return fingerprint("deconfound.steps.interpret", *sorted(modules))
+
     def step_code(self, step: str) -> str:
         """Fingerprint of a step that depends on no method."""
         return fingerprint(f"deconfound.steps.{step}")
@@ -247,6 +278,7 @@ class Graph:
             "experiment": self.experiment.model_dump(mode="json"),
             "controls": self.plan.controls(),
             "evaluations": self.evaluations,
+            "interpretations": self.interpretations,
             "runs": [f"{self.plan.folder(run)}/run.json" for run in runs],
             "adversarial": self.crafted,
             "calibration": self.calibrations,
@@ -267,6 +299,12 @@ class Graph:
         known = watched or any(study.properties for study in studies)
         found = [("train", self.training_set(wildcards))] if known else []
         return found + ([("val", split(run.dataset, "val"))] if watched else [])
+
+    def _known(self, wildcards: Any) -> list[tuple[str, str]]:
+        """Options and files of what an interpretation knows besides the model and the test split."""
+        run = run_of(wildcards)
+        found = [("train", self.training_set(wildcards)), ("val", split(run.dataset, "val"))]
+        return found + ([("poisoned", poisoned(run))] if run.poison != CLEAN else [])
 
     def _training_crafts(self) -> set[tuple[Run, str]]:
         return {made for run in self.runs if (made := self.plan.crafted_for(run))}

@@ -129,6 +129,15 @@ class Plan:
             "gate": asdict(max(gates, key=lambda gate: gate.examples)) if gates else None,
         }
 
+    def interpretations(self, run: Run) -> Block:
+        """What is read off a run: blocks by name with all defaults; empty where nothing is."""
+        names = dict.fromkeys(name for study in self.studies(run) for name in study.interpretations)
+        return {name: self.block("interpretations", name) for name in names}
+
+    def interpreted(self) -> list[Run]:
+        """The runs that something is read off."""
+        return [run for run in self.runs() if any(study.interpretations for study in self.studies(run))]
+
     def transfers(self, run: Run) -> dict[str, tuple[Run, str]]:
         """Per transfer attack of a run: the run that its images were crafted on, and the attack that crafted
         them.

@@ -61,6 +61,27 @@ class Values:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What one interpretation read off one run: a number per test image (N,), NaN where there is none, or one number of
+    the run (`once`). of: the name of its block, and kind, its method; subject, condition, metric: its place.
+    """
+
+    run: Run
+    of: str
+    kind: str
+    subject: str
+    condition: str
+    metric: str
+    values: NDArray[np.float64]
+    once: bool
+
+    @property
+    def name(self) -> str:
+        """By which a ledger asks for it."""
+        return ".".join((self.of, self.subject, self.condition, self.metric))
+
+
+@dataclass(frozen=True)
 class Trust:
     """What the gate found on one run: checks of the model, and checks per threat model (norm, eps); None: not asked."""
 
@@ -93,10 +114,13 @@ class Results:
     trust: Mapping[Run, Trust] = field(default_factory=dict)
     costs: Mapping[Run, Sequence[Stored]] = field(default_factory=dict)
     values: tuple[Values, ...] = ()
+    readings: tuple[Reading, ...] = ()
 
     def measured(self, cell: Cell, name: str) -> dict[int, NDArray[np.float64]]:
-        """Values (N,) per example by seed of one cell."""
-        return {v.run.seed: v.values for v in self.values if v.name == name and cell_of(v.run) == cell}
+        """Values (N,) per example by seed of one cell; NaN where an example has none."""
+        found: list[Values | Reading] = [*self.values]
+        found += [reading for reading in self.readings if not reading.once]
+        return {v.run.seed: v.values for v in found if v.name == name and cell_of(v.run) == cell}
 
     def stacked(self, cell: Cell, key: Key) -> dict[int, Bools]:
         """Hits (N,) by seed of one cell and metric."""

@@ -28,6 +28,37 @@ rule evaluate:
         " --code {params.code} > {log} 2>&1"
 
 
+rule interpret:
+    """Read off one trained model where its evidence lies, and who can tell that it is attacked."""
+    input:
+        model=GRAPH.model_files,
+        test="data/clean/{dataset}/test.npz",
+        more=GRAPH.interpretation_files,
+    output:
+        about=f"results/{RUN}/interpretation.json",
+        pictures=f"results/{RUN}/pictures.npz",
+    log:
+        f"logs/interpret/{RUN}.log",
+    benchmark:
+        f"timings/interpret/{RUN}.tsv"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=6000,
+        runtime=240,
+    params:
+        spec=GRAPH.interpretation_spec,
+        folder=GRAPH.model_folder,
+        options=GRAPH.interpretation_options,
+        code=GRAPH.interpretation_code,
+    message:
+        f"Interpreting {JOB}"
+    shell:
+        "python -m deconfound interpret --model {params.folder} --test {input.test}"
+        " {params.options} --spec {params.spec:q} --out {output.about} --threads {threads}"
+        " --gpu {resources.gpu} --code {params.code} > {log} 2>&1"
+
+
 rule calibrate:
     """Measure how far estimates of mutual information can be trusted, where the truth is known."""
     output:
@@ -51,8 +82,9 @@ rule calibrate:
 
 
 rule evaluations:
-    """All evaluations."""
+    """All evaluations, and what was read off the models."""
     input:
         GRAPH.evaluations,
+        GRAPH.interpretations,
         GRAPH.calibrations,
     localrule: True

@@ -27,6 +27,7 @@ rule claims:
     input:
         plan=rules.plan.output[0],
         evaluations=GRAPH.evaluations,
+        interpretations=GRAPH.interpretations,
         ledgers=EXPERIMENT.ledgers,
         calibration=GRAPH.calibrations,
     output:
@@ -48,6 +49,7 @@ rule claims:
                 "backdoor",
                 "cross",
                 "detection",
+                "interpretation",
                 "published",
                 "errata",
             ],
@@ -80,6 +82,7 @@ rule report:
         adversarial=GRAPH.crafted,
         data=GRAPH.data,
         calibration=GRAPH.calibrations,
+        interpretations=GRAPH.interpretations,
     output:
         html=report(
             f"{REPORTS}/robustness.html",

@@ -174,3 +174,28 @@ def evaluate(
         speed=speed,
         code=code,
     )
+
+
+def interpret(
+    model: ModelFolder,
+    test: TestFile,
+    train: TrainFile,
+    val: ValFile,
+    spec: Spec,
+    out: Out,
+    poisoned: PoisonedFile = None,
+    threads: Threads = 1,
+    gpu: Gpu = 1,
+    code: Code = "",
+) -> None:
+    """Read off a trained model where its evidence lies, and who can tell that it is attacked.
+
+    --spec holds blocks of interpretations by name. Pictures go to pictures.npz beside the output.
+    """
+    from deconfound.device import setup
+    from deconfound.steps import interpret as step
+
+    device = setup(threads=threads, gpu=gpu > 0)
+    step.run(
+        model=model, test=test, train=train, val=val, spec=spec, out=out, device=device, poisoned=poisoned
+    )

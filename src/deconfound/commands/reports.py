@@ -65,11 +65,9 @@ def claims(plan: PlanFile, out: Out, code: Code = "") -> None:
     """
     from deconfound.steps import claims as step
 
-    found = listing(plan, "evaluations", "ledgers", "controls", "calibration")
-    evaluations = [Path(path) for path in found["evaluations"]]
-    ledgers = [Path(path) for path in found["ledgers"]]
-    calibration = [Path(path) for path in found["calibration"]]
-    paths = {"evaluations": evaluations, "ledgers": ledgers, "calibration": calibration}
+    keys = ("evaluations", "interpretations", "ledgers", "calibration")
+    found = listing(plan, *keys, "controls")
+    paths = {key: [Path(path) for path in found[key]] for key in keys}
     step.run(**paths, controls=found["controls"], out=out)
 
 
@@ -80,7 +78,16 @@ def report(plan: PlanFile, out: Out, code: Code = "") -> None:
     """
     from deconfound.steps import report as step
 
-    keys = ("experiment", "file", "runs", "adversarial", "poisoned", "clean", "calibration")
+    keys = (
+        "experiment",
+        "file",
+        "runs",
+        "adversarial",
+        "poisoned",
+        "clean",
+        "calibration",
+        "interpretations",
+    )
     step.run(plan=listing(plan, *keys), out=out)
 
 

@@ -7,9 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor
 
-from deconfound.attacks.pgd import PGD
 from deconfound.models.classifier import Classifier, eval_mode, predict, to_unit
-from deconfound.types import Array, Images
+from deconfound.types import Array, Attack, Images
 
 BATCH = 512  # images attacked at a time
 
@@ -48,11 +47,11 @@ class Subject:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def adversarial(self, attack: PGD, split: str = "test") -> Tensor:
-        """Images (N, C, H, W) of a split (`test`, `train`) as an attack returns them; the same for every property."""
+    def adversarial(self, attack: Attack, split: str = "test") -> Tensor:
+        """Images (N, C, H, W) of a split (`test`, `train`, `val`) as an attack returns them; made once."""
         key = f"{split} {attack!r}"
         if key not in self.crafted:
-            images = self.test if split == "test" else self.train
+            images: Images = getattr(self, split)
             rng = self.rng(f"property {key}")
             parts = zip(images.x.split(BATCH), images.y.split(BATCH), strict=True)  # type: ignore[no-untyped-call]
             found = [

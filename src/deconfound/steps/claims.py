@@ -8,6 +8,7 @@ from deconfound import backdoor_tables, tables
 from deconfound.claims import errata_table, judge
 from deconfound.effectiveness import with_effectiveness
 from deconfound.ledger import published_table, read_ledger
+from deconfound.readings import interpretation_table, with_readings
 from deconfound.results import load, with_measures
 from deconfound.storage import read_json
 
@@ -19,14 +20,15 @@ def run(
     controls: Mapping[str, str],
     out: Path,
     calibration: Sequence[Path] = (),
+    interpretations: Sequence[Path] = (),
 ) -> None:
     """Write results, summary, differences, per_class, measures, properties, trust, costs, backdoor, cross, detection,
-    claims, published and errata as CSV into `out`.
+    interpretation, claims, published and errata as CSV into `out`.
 
     controls: name of the control by `dataset/poison/model/defense`. calibration: what `calibrate` wrote, if it ran; how
     far each bound is usable becomes a measure of every run, for premises to lean on.
     """
-    results = load(evaluations)
+    results = with_readings(load(evaluations), interpretations)
     for path in calibration:
         results = with_measures(results, usable(read_json(path)))
     sources = [read_ledger(path) for path in ledgers]
@@ -44,6 +46,7 @@ def run(
         "backdoor": backdoor_tables.backdoor_table(results, by_cell),
         "cross": backdoor_tables.cross_table(results),
         "detection": backdoor_tables.detection_table(results),
+        "interpretation": interpretation_table(results),
         "claims": judge(sources, results),
         "published": published_table(sources),
         "errata": errata_table(sources, results),

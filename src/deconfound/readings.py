@@ -1,0 +1,91 @@
+"""What interpretations read off the models, as rows with intervals."""
+
+import base64
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from deconfound.errors import DataError
+from deconfound.plan import Run
+from deconfound.results import Cell, Reading, Results, cell_of
+from deconfound.statistics import Interval, crossed_mean, mean
+from deconfound.storage import read_json
+
+PLACE = ["interpretation", "kind", "subject", "condition", "metric"]
+
+
+def with_readings(results: Results, paths: Iterable[Path]) -> Results:
+    """The same with what was read off the models; its numbers of a run become measures of the run.
+
+    Raises DataError for a file that is no interpretation.json.
+    """
+    readings: list[Reading] = []
+    for path in paths:
+        try:
+            readings += _readings(read_json(path))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{path}: expected the interpretation of a run: {error!r}; remove it and run again"
+            ) from error
+    readings.sort(key=lambda one: (one.run, one.name))
+    measures = {run: dict(found) for run, found in results.measures.items()}
+    for reading in readings:
+        if reading.once and reading.run in measures:
+            measures[reading.run][reading.name] = float(reading.values[0])
+    return replace(results, measures=measures, readings=tuple(readings))
+
+
+def interpretation_table(results: Results) -> pd.DataFrame:
+    """A row per cell and reading: the mean with its interval, over how many images (0 for a number of the run) and
+    seeds.
+    """
+    groups: dict[tuple[Cell, str], list[Reading]] = {}
+    for reading in results.readings:
+        groups.setdefault((cell_of(reading.run), reading.name), []).append(reading)
+    rows = []
+    for (cell, _), members in groups.items():
+        first = members[0]
+        place = dict(
+            zip(PLACE, (first.of, first.kind, first.subject, first.condition, first.metric), strict=True)
+        )
+        if first.once:
+            found, total = mean(np.concatenate([one.values for one in members])), 0
+        else:
+            found, total = interval([one.values for one in members])
+        rows.append(cell._asdict() | place | found._asdict() | {"total": total, "seeds": len(members)})
+    columns = [*Cell._fields, *PLACE, "value", "low", "high", "total", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def interval(members: list[Any]) -> tuple[Interval, int]:
+    """Mean of numbers per image (N,), one array per seed, with an interval; and how many images it rests on.
+
+    Over seeds and images where at least half of the images with a number in some seed have one in every seed. Where
+    fewer do (say, images on which an attack succeeded), over the means of the seeds, or over the images of a single
+    seed.
+    """
+    count = min(len(values) for values in members)
+    table = np.stack([np.asarray(values[:count], float) for values in members])
+    known = np.isfinite(table)
+    common, some = known.all(0), known.any(0)
+    if not some.any():
+        return Interval(float("nan"), float("nan"), float("nan")), 0
+    if 2 * common.sum() >= some.sum():
+        return crossed_mean(table[:, common]), int(common.sum())
+    means = np.array([row[seen].mean() for row, seen in zip(table, known, strict=True) if seen.any()])
+    return mean(means), int(some.sum())
+
+
+def _readings(found: Any) -> list[Reading]:
+    run = Run(**found["run"])
+    read = []
+    for one in found["readings"]:
+        once = "number" in one
+        values = [one["number"]] if once else np.frombuffer(base64.b64decode(one["values"]), "<f4")
+        place = (one["of"], one["kind"], one["subject"], one["condition"], one["metric"])
+        read.append(Reading(run, *place, np.asarray(values, np.float64), once))
+    return read
