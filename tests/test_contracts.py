@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Generator
 
 from deconfound.attacks import ATTACKS, EXPLANATION_ATTACKS
+from deconfound.attributions import ATTRIBUTIONS
 from deconfound.data import DATASETS
 from deconfound.defenses import DEFENSES
 from deconfound.defenses.workbench import Defended
@@ -22,6 +23,7 @@ from deconfound.detectors import DETECTORS
 from deconfound.detectors.evidence import Evidence, ExampleDetector, InputDetector, ModelScan
 from deconfound.errors import ConfigError
 from deconfound.evaluation import at_eps
+from deconfound.interpretations import INTERPRETATIONS
 from deconfound.models import MODELS
 from deconfound.models.classifier import Classifier, predict
 from deconfound.models.small_cnn import SmallCNN
@@ -37,12 +39,14 @@ from deconfound.types import Images, Source
 TABLES = {
     "attacks": ATTACKS,
     "explanation_attacks": EXPLANATION_ATTACKS,
+    "attributions": ATTRIBUTIONS,
     "datasets": DATASETS,
     "defenses": DEFENSES,
     "detectors": DETECTORS,
     "models": MODELS,
     "poisons": POISONS,
     "properties": PROPERTIES,
+    "interpretations": INTERPRETATIONS,
 }
 ASCENT = {"threat": {"norm": "linf", "eps": "8/255"}, "step_size": 0.01, "steps": 2}
 ESTIMATOR = {"hidden": 6, "widths": [2, 3], "epochs": 2, "batch_size": 8, "training": "max_only"}
@@ -73,6 +77,20 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "explanation_attacks": {
         "fragile": {"eps": 0.1, "steps": 4, "map": "integrated_gradients", "path_steps": 3, "top": 0.2},
+    },
+    "attributions": {
+        "saliency": {"scalar": "margin"},
+        "input_x_gradient": {"scalar": "margin", "chunk": 3},
+        "smooth_grad": {"samples": 2, "sigma": 0.1},
+        "integrated_gradients": {"steps": 3, "baseline": "mean"},
+        "grad_cam": {"layer": "body.0", "positive": False},
+        "lrp": {"epsilon": 1e-6, "gamma": 0.25},
+        "deep_lift": {"baseline": {"kind": "blur", "sigma": 1}},
+        "guided_backprop": {"chunk": 4},
+        "occlusion": {"window": 2, "stride": 1, "baseline": "blur"},
+        "shapley": {"grid": 2, "baseline": {"kind": "uniform", "draws": 2}},
+        "kernel_shap": {"samples": 20, "grid": 3},
+        "lime": {"samples": 20, "grid": 2, "width": 0.5, "ridge": 0.1},
     },
     "datasets": {
         "digits": {"test": 100, "seed": 3},
@@ -153,6 +171,7 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
             "fewest": 1,
         },
     },
+    "interpretations": {},
     "models": {
         "small_cnn": {"widths": [3, 4], "hidden": 5, "until": 2, "bias": False},
         "wide_resnet": {"depth": 10, "dropout": 0.1, "bias": False},

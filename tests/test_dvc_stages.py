@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deconfound.attacks import ATTACKS
+from deconfound.attacks import ATTACKS, EXPLANATION_ATTACKS
+from deconfound.attributions import ATTRIBUTIONS
 from deconfound.data import DATASETS
 from deconfound.defenses import DEFENSES
 from deconfound.detectors import DETECTORS
 from deconfound.experiment import TABLES, Experiment
 from deconfound.fingerprint import closure
+from deconfound.interpretations import INTERPRETATIONS
 from deconfound.models import MODELS
 from deconfound.poisons import POISONS
 from deconfound.properties import PROPERTIES
@@ -30,8 +32,10 @@ NEEDS = {
     "defenses": ["deconfound.steps.train", "deconfound.steps.attack", *modules(DEFENSES, MODELS, ATTACKS)],
     "evaluations": [
         "deconfound.steps.evaluate",
+        "deconfound.steps.interpret",
         "deconfound.steps.calibrate",
         *modules(ATTACKS, MODELS, PROPERTIES, DETECTORS, DEFENSES),
+        *modules(EXPLANATION_ATTACKS, ATTRIBUTIONS, INTERPRETATIONS),
     ],
     "report": ["deconfound.steps.claims", "deconfound.steps.report", "deconfound.steps.timings"],
 }
@@ -70,7 +74,12 @@ def test_what_reads_many_sections_depends_on_the_whole_experiment(stage: str) ->
 
 def test_every_section_of_an_experiment_belongs_to_a_stage_or_only_to_the_report() -> None:
     only_the_report = {"name", "title", "description", "reports", "ledgers"}
-    whole = {"properties", "detectors", "calibration"}  # of evaluations, which depend on the whole experiment
+    whole = {
+        "properties",
+        "detectors",
+        "interpretations",
+        "calibration",
+    }  # of evaluations, which depend on all
     assert set(Experiment.model_fields) == set().union(*PARAMETERS.values()) | whole | only_the_report
     assert set(TABLES) < set(Experiment.model_fields)
 

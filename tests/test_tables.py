@@ -267,8 +267,17 @@ def test_the_step_writes_all_tables_and_the_same_bytes_again(tmp_path: Path) -> 
     assert names == [
         f"{n}.csv"
         for n in (
-            *("backdoor", "claims", "costs", "cross", "detection", "differences", "errata", "measures"),
-            *("per_class", "properties", "published", "results", "summary", "trust"),
+            *("backdoor", "claims", "costs", "cross", "detection", "differences", "errata"),
+            *(
+                "interpretation",
+                "measures",
+                "per_class",
+                "properties",
+                "published",
+                "results",
+                "summary",
+                "trust",
+            ),
         )
     ]
     for name in names:

@@ -4,6 +4,7 @@ Conventions differ between releases, so each is a setting: drawn from all images
 (clean-label) from the target class; the rate counted on the whole training set or on those candidates.
 """
 
+from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -17,7 +18,7 @@ from deconfound.types import Images
 
 
 @hyperparameters
-class Backdoor:
+class Backdoor(ABC):
     """rate: poisoned images as a fraction of rate_of: `data`, all training images, or `candidates`, those it may draw
     from. mode: `all_to_one` gives the label `target`, `all_to_all` moves every label up by one, `clean_label` poisons
     images of the target class and leaves every label as it is.
@@ -36,9 +37,9 @@ class Backdoor:
     victims: Literal["non_target", "all"] = "non_target"
     cover: Annotated[Fraction01, Field(lt=1)] = 0.0
 
+    @abstractmethod
     def plant(self, shop: Workshop, chosen: Tensor) -> Planting:
         """The trigger; chosen: places (M,) of the images that are poisoned. Draws must not depend on the rate."""
-        raise NotImplementedError
 
     def misfits(self, shape: tuple[int, int, int] | None) -> list[str]:
         """What of the trigger cannot be on images of `shape` (C, H, W), None where unknown."""

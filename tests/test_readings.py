@@ -1,0 +1,131 @@
+"""Readings of interpretations: intervals where numbers are missing, rows, and what a ledger may ask for."""
+
+import base64
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_tables import TEST, TWO, evaluation
+
+from deconfound.claims import judge
+from deconfound.errors import DataError
+from deconfound.ledger import Claim, Ledger, Side
+from deconfound.readings import interpretation_table, interval, with_readings
+from deconfound.results import Results, load
+from deconfound.statistics import crossed_mean, mean
+from deconfound.storage import write_json
+
+NAN = float("nan")
+
+
+def packed(values: list[float]) -> str:
+    return base64.b64encode(np.array(values, "<f4").tobytes()).decode()
+
+
+def interpretation(folder: Path, run: str, **readings: list[float] | float) -> Path:
+    """An interpretation.json with readings of the block `look` at place `map.clean.METRIC`."""
+    dataset, poison, model, defense, seed = run.split("/")
+    place = {"dataset": dataset, "poison": poison, "model": model, "defense": defense, "seed": int(seed)}
+    common = {"of": "look", "kind": "shift", "subject": "map", "condition": "clean"}
+    found: list[dict[str, Any]] = [
+        common
+        | {"metric": metric}
+        | ({"values": packed(value)} if isinstance(value, list) else {"number": value})
+        for metric, value in readings.items()
+    ]
+    path = folder / run / "interpretation.json"
+    write_json(path, {"run": place, "readings": found})
+    return path
+
+
+def results(folder: Path, runs: dict[str, dict[str, Any]]) -> Results:
+    evaluations = [evaluation(folder, run, TWO, test=TEST) for run in runs]
+    paths = [interpretation(folder, run, **readings) for run, readings in runs.items()]
+    return with_readings(load(evaluations), paths)
+
+
+def test_where_every_image_has_a_number_the_interval_is_over_seeds_and_images() -> None:
+    table = [np.array([0.1, 0.2, 0.4]), np.array([0.3, 0.2, 0.5])]
+    assert interval(table) == (crossed_mean(np.stack(table)), 3)
+
+
+def test_images_without_a_number_in_some_seed_are_left_out_while_half_of_them_remain() -> None:
+    table = [np.array([0.1, NAN, 0.4, NAN]), np.array([0.3, 0.2, 0.5, NAN])]
+    assert interval(table) == (crossed_mean(np.array([[0.1, 0.4], [0.3, 0.5]])), 2)
+
+
+def test_where_fewer_remain_the_interval_is_over_the_means_of_the_seeds() -> None:
+    table = [np.array([0.1, NAN, NAN, 0.3]), np.array([NAN, 0.2, 0.6, 0.4]), np.array([NAN, NAN, 0.5, NAN])]
+    found, total = interval(table)
+    assert found == mean(np.array([0.2, 0.4, 0.5])) and total == 4
+
+
+def test_a_reading_without_any_number_has_no_interval() -> None:
+    found, total = interval([np.array([NAN, NAN])])
+    assert all(math.isnan(value) for value in found) and total == 0
+
+
+def test_the_table_has_a_row_per_cell_and_reading(tmp_path: Path) -> None:
+    made = results(
+        tmp_path,
+        {
+            "d/clean/m/a/0": {"spearman": [0.5, 0.5, 1, 1], "auroc": 0.5},
+            "d/clean/m/a/1": {"spearman": [0.5, 0.5, 1, 1], "auroc": 0.7},
+        },
+    )
+    rows = interpretation_table(made).to_dict("records")
+    assert [(row["metric"], row["total"], row["seeds"]) for row in rows] == [
+        ("auroc", 0, 2),
+        ("spearman", 4, 2),
+    ]
+    assert rows[0]["value"] == pytest.approx(0.6) and rows[1]["value"] == pytest.approx(0.75)
+    assert {row["interpretation"] for row in rows} == {"look"} and rows[0]["kind"] == "shift"
+
+
+def test_a_number_of_the_run_becomes_a_measure_that_a_premise_can_lean_on(tmp_path: Path) -> None:
+    made = results(tmp_path, {"d/clean/m/a/0": {"auroc": 0.5}})
+    assert [found["look.map.clean.auroc"] for found in made.measures.values()] == [0.5]
+
+
+def claim(metric: str) -> Ledger:
+    told = Claim(
+        id="one",
+        statement="A.",
+        metric=metric,
+        treatment=Side(defense="a"),
+        control=Side(defense="b"),
+        direction="above",
+        margin=0.1,
+    )
+    return Ledger(paper="P", title="T", source="S", claims=[told])
+
+
+def test_a_claim_on_a_reading_is_judged_on_pairs_of_the_same_image_and_seed(tmp_path: Path) -> None:
+    runs: dict[str, dict[str, Any]] = {}
+    for seed in (0, 1):
+        base = [0.9, 0.1, 0.5, 0.3]
+        runs[f"d/clean/m/b/{seed}"] = {"spearman": base}
+        runs[f"d/clean/m/a/{seed}"] = {"spearman": [value + 0.25 for value in base]}
+    (row,) = judge([claim("look.map.clean.spearman")], results(tmp_path, runs)).to_dict("records")
+    assert row["verdict"] == "supported" and row["effect"] == pytest.approx(0.25)
+    assert row["low"] == pytest.approx(0.25, abs=1e-6)
+
+
+def test_a_claim_on_a_number_of_the_run_is_judged_over_seeds(tmp_path: Path) -> None:
+    runs = {
+        f"d/clean/m/{name}/{seed}": {"auroc": value}
+        for name, value in (("a", 0.9), ("b", 0.5))
+        for seed in range(3)
+    }
+    (row,) = judge([claim("look.map.clean.auroc")], results(tmp_path, runs)).to_dict("records")
+    assert row["verdict"] == "supported" and row["effect"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("content", ['{"hello": 1}', "[1, 2]", '{"run": {}, "readings": []}'])
+def test_a_foreign_file_among_the_interpretations_is_named(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "interpretation.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=str(path)):
+        with_readings(load([]), [path])
