@@ -125,6 +125,10 @@ FETCH = {
 }
 BADNETS = {"poison": {"kind": "badnets", "rate": 0.1, "target": 2}}
 PGD = {"kind": "pgd", "eps": 0.2, "steps": 2}
+INTERPRET = {
+    "mass": {"kind": "trigger_mass", "examples": 20, "attributions": {"map": {"kind": "saliency"}}},
+    "trust": {"kind": "map_trust", "examples": 4, "attributions": {"map": {"kind": "saliency"}}},
+}
 EVALUATE = {
     "attacks": {"pgd": PGD, "transfer": {"kind": "transfer", "attack": "pgd", "crafted_by": PGD}},
     "curves": [{"name": "pgd", "axis": "eps", "values": [0.0, 0.1], "attack": PGD}],
@@ -194,7 +198,9 @@ def chain() -> list[list[str]]:
     for name, folder in folders.items():
         out = ["--out", f"results/{name}/evaluation.json"]
         commands += [["evaluate", "--model", folder, *test, "--spec", json.dumps(EVALUATE), *more, *out]]
-    return commands
+    looked = ["--poisoned", poisoned, "--out", "results/cbd/interpretation.json"]
+    look = ["interpret", "--model", folders["cbd"], *test, *splits, "--spec", json.dumps(INTERPRET), *looked]
+    return [*commands, look]
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -245,6 +251,8 @@ def test_the_chain_works_by_hand_and_gives_the_same_bytes_in_another_process(her
             for f in ("model.safetensors", "run.json", "trace.npz", "parts.safetensors")
         ),
         *(f"results/{d}/evaluation.json" for d in DEFENSES),
+        "results/cbd/interpretation.json",
+        "results/cbd/pictures.npz",
         *(name for name in made if name.startswith("scratch/")),
     }
     assert not [name for name in made if name.endswith((".part", ".safetensors")) and "scratch" in name]
@@ -282,6 +290,15 @@ def check_artifacts(folder: Path) -> None:
     assert about["shape"] == [1, 8, 8] and [row["epoch"] for row in about["history"]["model"]] == [1]
     train = folder / "data/poisoned/digits/badnets/seed3.npz"
     assert about["provenance"]["inputs"]["train"]["sha256"] == storage.sha256(train)
+    read = storage.read_json(folder / "results/cbd/interpretation.json")
+    assert {one["of"]: one["kind"] for one in read["readings"]} == {
+        "mass": "trigger_mass",
+        "trust": "map_trust",
+    }
+    assert read["run"]["defense"] == "cbd" and set(read["notes"]) == {"mass", "trust"}
+    assert {"train", "val", "test", "poisoned", "model"} <= set(read["provenance"]["inputs"])
+    shown = storage.read_npz(folder / "results/cbd/pictures.npz")
+    assert shown["mass.stamped.images"].shape == (4, 1, 8, 8) and len(shown["trust.curves.map"]) == 4
     found = storage.read_json(folder / "results/cbd/evaluation.json")
     names = {(e["metric"], e["attack"], e["curve"]) for e in found["entries"]}
     assert names == {

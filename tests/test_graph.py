@@ -48,6 +48,9 @@ def jobs(made: Graph) -> dict[str, list[Any]]:
         )
         if run.poison != "clean":
             ask(["poison_spec", "poison_code"], wildcards)
+    for run in made.plan.interpreted():
+        names = ["interpretation_spec", "interpretation_options", "interpretation_code", "model_folder"]
+        ask(names, Wildcards(str(run)))
     for run, attack in made.plan.crafted():
         ask(["attack_spec", "attack_code"], Wildcards(str(run), attack))
     for step in ("claims", "report"):
@@ -159,6 +162,51 @@ def test_an_evaluation_with_detectors_reads_what_the_run_was_trained_on_and_held
     asked.poison, asked.defense = "clean", "trades"
     assert "--val" not in made.scoring_options(asked)
     assert json.loads(made.evaluate_spec(asked))["detectors"] == {}
+
+
+LOOK = {
+    "interpretations.look": {
+        "kind": "attribution_shift",
+        "attack": {"kind": "fgsm", "eps": 0.1},
+        "attributions": {"cam": {"kind": "grad_cam"}},
+    },
+    "studies.backdoor.interpretations": ["look"],
+}
+
+
+def test_an_interpretation_is_a_job_that_reads_what_the_run_was_trained_on_and_held_out_images() -> None:
+    made = graph(LOOK)
+    assert made.interpretations == [
+        f"results/digits/badnets/cnn/{name}/seed{seed}/interpretation.json"
+        for name in ("cbd", "standard")
+        for seed in (0, 1)
+    ]
+    assert made.listing()["interpretations"] == made.interpretations and not graph().interpretations
+    poisoned, val = "data/poisoned/digits/badnets/seed0.npz", "data/clean/digits/val.npz"
+    assert made.interpretation_files(POISONED) == [val, poisoned]
+    assert made.interpretation_options(POISONED) == f"--train {poisoned} --val {val} --poisoned {poisoned}"
+    assert json.loads(made.interpretation_spec(POISONED))["look"]["examples"] == 100
+    assert "interpret/digits/badnets/cnn/cbd/seed0.tsv" in made.timings
+
+
+def test_an_interpretation_depends_on_the_source_of_the_blocks_inside_it_and_no_evaluation_on_it(
+    copied: Path,
+) -> None:
+    made = graph(LOOK)
+
+    def code() -> list[str]:
+        return [made.interpretation_code(POISONED), made.evaluate_code(POISONED), made.train_code(POISONED)]
+
+    for file in ("attributions/grad_cam.py", "attacks/fgsm.py", "interpretations/shift.py"):
+        before = code()
+        with (copied / file).open("a", encoding="utf-8") as source_file:
+            source_file.write("\n_EDITED = 1\n")
+        after = code()
+        assert after[0] != before[0] and after[1:] == before[1:], file
+    before = code()
+    with (copied / "attributions/occlusion.py").open("a", encoding="utf-8") as source_file:
+        source_file.write("\n_EDITED = 1\n")
+    assert code() == before
 
 
 def test_a_poison_that_trains_a_network_is_told_which_and_how() -> None:

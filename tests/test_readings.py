@@ -10,8 +10,8 @@ import pytest
 from test_tables import TEST, TWO, evaluation
 
 from deconfound.claims import judge
-from deconfound.errors import DataError
-from deconfound.ledger import Claim, Ledger, Side
+from deconfound.errors import ConfigError, DataError
+from deconfound.ledger import Claim, Ledger, Side, read_ledger
 from deconfound.readings import interpretation_table, interval, with_readings
 from deconfound.results import Results, load
 from deconfound.statistics import crossed_mean, mean
@@ -129,3 +129,40 @@ def test_a_foreign_file_among_the_interpretations_is_named(content: str, tmp_pat
     path.write_text(content)
     with pytest.raises(DataError, match=str(path)):
         with_readings(load([]), [path])
+
+
+def against(asked: str, **side: str) -> Ledger:
+    told = claim(asked).claims[0]
+    other = told.model_copy(update={"control": Side(defense="a", **side)})
+    return Ledger(paper="P", title="T", source="S", claims=[other])
+
+
+def test_a_control_may_be_another_reading_of_the_same_run(tmp_path: Path) -> None:
+    base = [0.9, 0.1, 0.5, 0.3]
+    runs: dict[str, dict[str, Any]] = {
+        f"d/clean/m/a/{seed}": {"attacked": [value + 0.3 for value in base], "noise": base} for seed in (0, 1)
+    }
+    ledger = against("look.map.clean.attacked", metric="look.map.clean.noise")
+    (row,) = judge([ledger], results(tmp_path, runs)).to_dict("records")
+    assert row["effect"] == pytest.approx(0.3) and row["control"] == "a: look.map.clean.noise"
+
+
+def test_a_control_may_be_another_architecture_and_a_treatment_may_name_its_own(tmp_path: Path) -> None:
+    runs: dict[str, dict[str, Any]] = {}
+    for seed in (0, 1):
+        runs[f"d/clean/m/a/{seed}"] = {"auroc": 0.9}
+        runs[f"d/clean/n/a/{seed}"] = {"auroc": 0.4}
+    ledger = against("look.map.clean.auroc", model="n")
+    named = ledger.claims[0].model_copy(update={"treatment": Side(defense="a", model="m")})
+    rows = judge([ledger.model_copy(update={"claims": [named]})], results(tmp_path, runs)).to_dict("records")
+    assert [(row["model"], row["effect"]) for row in rows] == [("m", pytest.approx(0.5))]
+
+
+def test_a_treatment_has_no_metric_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "l.yaml"
+    path.write_text(
+        "{paper: P, title: T, source: S, claims: [{id: a, statement: s, metric: m,"
+        " treatment: {defense: d, metric: n}, direction: above, margin: 0}]}"
+    )
+    with pytest.raises(ConfigError, match=r"claims\.0\.treatment\.metric: expected it in the claim"):
+        read_ledger(path)

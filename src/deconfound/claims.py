@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from deconfound.experiment import CLEAN
-from deconfound.ledger import Claim, Condition, Ledger, errata_words, read_ledger
+from deconfound.ledger import Claim, Condition, Ledger, Side, errata_words, read_ledger
 from deconfound.readings import interval
 from deconfound.results import FAILED, Cell, Key, Results, cell_of
 from deconfound.statistics import Interval, mean, rate
@@ -55,6 +55,8 @@ def _cells(claim: Claim, results: Results) -> list[tuple[str, str, str]]:
     wanted = claim.treatment.poison
     runs = {run for run in results.measures if run.defense == claim.treatment.defense}
     fits = {run for run in runs if wanted in (None, run.poison) or (wanted == ANY and run.poison != CLEAN)}
+    if claim.treatment.model is not None:
+        fits = {run for run in fits if run.model == claim.treatment.model}
     if claim.datasets is not None:
         fits = {run for run in fits if run.dataset in claim.datasets}
     return sorted({(run.dataset, run.poison, run.model) for run in fits})
@@ -68,12 +70,13 @@ def _verdicts(
     treated = Cell(dataset, poison, model, claim.treatment.defense)
     other = None
     if claim.control:
-        other = Cell(dataset, claim.control.poison or poison, model, claim.control.defense)
+        side = claim.control
+        other = Cell(dataset, side.poison or poison, side.model or model, side.defense)
     premise, met = _premise(ledger, claim, treated, results)
     rows = []
     for key in _keys(claim, treated, results):
-        attack = claim.control.attack if claim.control else None
-        interval, seeds = _effect((treated, key), other and (other, _under(key, attack)), results)
+        against = other and (other, _under(key, claim.control))
+        interval, seeds = _effect((treated, key), against, results)
         if interval is None:
             continue
         gate = gate_of_both(results, treated, other, key)
@@ -107,9 +110,10 @@ def _keys(claim: Claim, cell: Cell, results: Results) -> list[Key]:
     return sorted(found)
 
 
-def _under(key: Key, attack: str | None) -> Key:
-    """The same metric and budget under another attack."""
-    return key if attack is None else key._replace(attack=attack)
+def _under(key: Key, control: Side | None) -> Key:
+    """The same budget under the control's own attack and metric, where it has them."""
+    named = {name: getattr(control, name, None) for name in ("attack", "metric")}
+    return key._replace(**{name: said for name, said in named.items() if said is not None})
 
 
 def _effect(
@@ -135,7 +139,7 @@ def _of_values(
         return None
     if control is None:
         return interval(list(values.values()))[0], len(values)
-    against = results.measured(control[0], treatment[1].metric)
+    against = results.measured(control[0], control[1].metric)
     shared = sorted(set(values) & set(against))
     if not shared:
         return None, 0
@@ -151,7 +155,7 @@ def _of_seeds(
     cell, key = treatment
     values = _measured(cell, key.metric, results)
     if control is not None:
-        against = _measured(control[0], key.metric, results)
+        against = _measured(control[0], control[1].metric, results)
         values = {seed: value - against[seed] for seed, value in values.items() if seed in against}
     return (mean(np.array(list(values.values()))), len(values)) if values else (None, 0)
 
@@ -178,8 +182,10 @@ def _all_hold(conditions: list[Condition], measures: Mapping[str, float]) -> boo
 def _row(ledger: Ledger, claim: Claim, **found: Any) -> dict[str, Any]:
     control = claim.control
     other = "" if control is None else control.defense + (f" on {control.poison}" if control.poison else "")
-    if control is not None and control.attack:
-        other += f" under {control.attack}"
+    if control is not None:
+        other += f", {control.model}" if control.model else ""
+        other += f" under {control.attack}" if control.attack else ""
+        other += f": {control.metric}" if control.metric else ""
     said: dict[str, Any] = {
         "id": claim.id,
         "paper": ledger.paper,

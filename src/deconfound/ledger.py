@@ -33,11 +33,15 @@ class _Strict(BaseModel):
 
 
 class Side(_Strict):
-    """One side of a comparison; what is not named is taken from the treatment's run. attack: of a control only."""
+    """One side of a comparison; what is not named is taken from the treatment's run. attack, metric: of a control only,
+    where it is not the claim's.
+    """
 
     defense: str
     poison: str | None = None
+    model: str | None = None
     attack: str | None = None
+    metric: str | None = None
 
 
 class Condition(_Strict):
@@ -187,8 +191,9 @@ def _faults(ledger: Ledger) -> Iterator[str]:
         if claim.premise is not None and claim.premise not in ledger.premises:
             hint = nearest(claim.premise, ledger.premises)
             yield f"claims.{index}.premise: unknown premise {claim.premise!r}{hint}"
-        if claim.treatment.attack is not None:
-            yield f"claims.{index}.treatment.attack: expected it in the claim, or in its control"
+        for name in ("attack", "metric"):
+            if getattr(claim.treatment, name) is not None:
+                yield f"claims.{index}.treatment.{name}: expected it in the claim, or in its control"
         if bool(claim.applies) != (claim.datasets is not None):
             yield f"claims.{index}.applies: expected it together with datasets, got one without the other"
     for index, table in enumerate(ledger.published):
