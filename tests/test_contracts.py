@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interpretation_cases import case
 from oracle_models import same, small_network, snapshot, tiny_images, workbench
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
@@ -48,6 +50,8 @@ TABLES = {
     "properties": PROPERTIES,
     "interpretations": INTERPRETATIONS,
 }
+FGSM = {"kind": "fgsm", "eps": 0.1}
+MAPS = {"slope": {"kind": "saliency"}, "cam": {"kind": "grad_cam"}}
 ASCENT = {"threat": {"norm": "linf", "eps": "8/255"}, "step_size": 0.01, "steps": 2}
 ESTIMATOR = {"hidden": 6, "widths": [2, 3], "epochs": 2, "batch_size": 8, "training": "max_only"}
 # Tiny settings of every kind, that differ from the defaults; nothing here needs a network.
@@ -171,7 +175,53 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
             "fewest": 1,
         },
     },
-    "interpretations": {},
+    "interpretations": {
+        "attribution_shift": {
+            "attack": FGSM,
+            "attributions": MAPS,
+            "targets": ["pred"],
+            "examples": 9,
+            "gallery": 2,
+        },
+        "map_trust": {
+            "attributions": MAPS,
+            "examples": 5,
+            "points": 5,
+            "orders": 2,
+            "samples": 4,
+            "neighbours": 2,
+        },
+        "explanation_attack": {
+            "explanation_attack": {"kind": "fragile", "eps": 0.1, "steps": 3},
+            "attributions": MAPS,
+            "attacks": {"aoa": {"kind": "attention", "eps": 0.1, "steps": 2}},
+            "examples": 6,
+            "gallery": 2,
+        },
+        "adversarial_detection": {
+            "detectors": {"sure": {"kind": "confidence"}, "far": {"kind": "mahalanobis"}},
+            "attacks": {"fgsm": FGSM},
+            "adaptive": {"eps": 0.1, "steps": 2, "weights": [1]},
+            "examples": 12,
+            "held": 20,
+        },
+        "object_mass": {"attributions": MAPS, "attack": FGSM, "examples": 9, "pictured": 2},
+        "trigger_mass": {"attributions": MAPS, "widest": 0.5, "strongest": 0.1, "examples": 9},
+        "style_dependence": {"examples": 18, "probe_c": 0.5, "pictured": 2},
+        "patterns": {"attack": FGSM, "steps": 4, "baseline": "zero", "region": 0.3, "examples": 9},
+        "robust_interpretability": {
+            "attack": {"kind": "ddn", "eps": 1.0, "steps": 5},
+            "masking": {"eps": 0.1, "steps": 2},
+            "painting_steps": 2,
+            "painted": 2,
+            "examples": 9,
+        },
+        "components": {"examples": 12, "attack": FGSM, "shown": 1, "portrait": {"steps": 2}},
+        "prune_curve": {"shares": [0.5], "examples": 12},
+        "concepts": {"examples": 18, "size": 4, "sets": 3, "attack": FGSM},
+        "influence_poisoning": {"moved": [1, 3], "steps": 2, "targets": 4, "examples": 9, "pictured": 2},
+        "influential_examples": {"examples": 6},
+    },
     "models": {
         "small_cnn": {"widths": [3, 4], "hidden": 5, "until": 2, "bias": False},
         "wide_resnet": {"depth": 10, "dropout": 0.1, "bias": False},
@@ -481,6 +531,34 @@ def test_a_detector_looks_and_leaves_everything_as_it_was(kind: str) -> None:
     torch.manual_seed(9)
     assert all(part.isfinite().all() for part in once) and same(look(), once)
     assert same(snapshot(model), before) and torch.equal(data.x, x) and torch.equal(data.y, y)
+
+
+# Interpretations
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with truth", "without"])
+@pytest.mark.parametrize("fit", [True, False], ids=["trained", "untrained"])
+@pytest.mark.parametrize("kind", INTERPRETATIONS)
+def test_an_interpretation_reads_and_leaves_everything_as_it_was(kind: str, fit: bool, known: bool) -> None:
+    look = made("interpretations", kind)
+    whole = case(known=known, fit=fit)
+    before, x = snapshot(whole.model), whole.test.x.clone()
+    hooks = [len(module._forward_hooks) for module in whole.model.modules()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        readings = look(whole)
+    count = min(getattr(look, "examples", 24), 24)
+    assert all(values.shape == (count,) for values in readings.each.values())
+    assert readings.each or readings.once or readings.notes
+    assert all(text.endswith(".") for text in readings.notes)
+    assert same(snapshot(whole.model), before) and torch.equal(whole.test.x, x)
+    assert [len(module._forward_hooks) for module in whole.model.modules()] == hooks
+    torch.manual_seed(7)
+    again = look(case(known=known, fit=fit))
+    assert again.each.keys() == readings.each.keys() and again.once == readings.once
+    pairs = [(again.each[place], values) for place, values in readings.each.items()]
+    pairs += [(again.pictures[name], array) for name, array in readings.pictures.items()]
+    assert all(np.array_equal(one, other, equal_nan=one.dtype.kind == "f") for one, other in pairs)
 
 
 # Models
