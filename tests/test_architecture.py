@@ -31,6 +31,7 @@ LAYERS = [
     ["optimisers"],
     ["components"],
     ["detectors"],
+    ["influence_poisoning"],
     ["defenses"],
     ["training"],
     ["poisons"],

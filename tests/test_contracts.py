@@ -78,6 +78,22 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "universal": {"eps": 0.1, "images": 5, "steps": 4, "step_size": 0.03, "cap": 8},
         "feature_adversary": {"eps": 0.1, "norm": "l2", "steps": 4, "guide": "class_mean", "restarts": 2},
         "attention": {"eps": 0.1, "norm": "l2", "steps": 3, "weight": 0.5},
+        "substitute": {
+            "eps": 0.1,
+            "steps": 3,
+            "seeds": 5,
+            "rounds": 1,
+            "network": "cnn",
+            "width": 3,
+            "fits": 4,
+        },
+        "patch_ranking": {
+            "eps": 0.5,
+            "grid": 2,
+            "samples": 10,
+            "baseline": "blur",
+            "fills": ["white", "inverse"],
+        },
     },
     "explanation_attacks": {
         "fragile": {"eps": 0.1, "steps": 4, "map": "integrated_gradients", "path_steps": 3, "top": 0.2},
@@ -103,6 +119,7 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "image_folder": {"path": "pictures", "test": 0.5, "size": [4, 5], "channels": 1},
     },
     "defenses": {
+        "manipulation": {"aim": "top_k", "map": "input_x_gradient", "weight": 2, "top": 0.2, "epochs": 2},
         "standard": {},
         "adversarial_training": {"ascent": ASCENT, "clean": 0.5},
         "trades": {"ascent": ASCENT, "beta": 2},

@@ -196,6 +196,9 @@ def test_detectors_see_held_out_images_alone_and_never_those_that_set_the_thresh
         seen = {row.numpy().tobytes() for row in evidence.val.x}
         assert len(seen) == 20 and seen <= set(val) and not seen & set(test)
         assert torch.equal(evidence.data.x, given.train.x)
+    held = spec()._held(given.first(100), Readings())
+    assert held is not None and len(held.limits) == 20
+    assert not seen & {row.numpy().tobytes() for row in held.limits}
 
 
 LEARNERS = {"mahalanobis": {"kind": "mahalanobis"}, "confidence": {"kind": "confidence"}}

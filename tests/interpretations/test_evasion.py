@@ -136,7 +136,7 @@ def test_it_stays_in_its_budget_and_leaves_everything_as_it_was(detector: Any, n
     images = tiny_images(12, seed=4)
     x, y = images.x / 255, images.y
     of = known(detector, model, limit=-1e9)  # everything is flagged, so that nothing is left out
-    spec = Evasion(eps=SIDES[norm], norm=norm, steps=4, queries=2, restarts=2)
+    spec = Evasion(eps=SIDES[norm], norm=norm, steps=3, queries=1, weights=(1.0,), restarts=2)
     before, clean = snapshot(model), x.clone()
 
     z = spec(model, of, x, y, rng=generator(1))
@@ -233,7 +233,7 @@ def test_the_guide_is_a_clean_image_of_another_class_and_is_reached() -> None:
     model, (x, y) = reader(), rows(8)
     detector = LID(reference=20, neighbours=5)
     of = Known(detector, lambda z: torch.zeros(len(z)), None, -1.0, 1.0)
-    spec = Evasion(eps=1.0, steps=200, step_size=0.01)
+    spec = Evasion(eps=1.0, steps=40, weights=(0.0,), selective=False)
     with attacking(model, x, y):
         *_, look = hunt(spec, model, of, x, y).looks()
         goal = torch.cdist(x.flatten(1), x.flatten(1)).masked_fill(y[:, None] == y[None], torch.inf).argmin(1)

@@ -49,15 +49,16 @@ def test_in_a_linear_network_alignment_is_the_distance_to_the_boundary() -> None
     )  # positive: the label's logit is what speaks for x
 
 
-def test_the_linearised_robustness_asks_every_class() -> None:
-    """Class 1 is the runner-up by logit, but class 2 is nearer: its boundary is steep."""
+@pytest.mark.parametrize(("second", "near"), [(1, 2), (2, 1)])
+def test_the_linearised_robustness_asks_every_class(second: int, near: int) -> None:
+    """One class is the runner-up by logit, but another is nearer: its boundary is steep."""
     weight = torch.zeros(3, 16)
-    weight[0, 0], weight[1, 0], weight[2, 1] = 1.0, 0.9, 10.0
+    weight[0, 0], weight[second, 0], weight[near, 1] = 1.0, 0.9, 10.0
     x = torch.zeros(1, 1, 4, 4)
     x[0, 0, 0, 0], x[0, 0, 0, 1] = 1.0, 0.05
     model = linear(weight)
     logits = model(x).detach()
-    assert logits.tolist()[0] == pytest.approx([1.0, 0.9, 0.5])
+    assert logits[0, [0, second, near]].tolist() == pytest.approx([1.0, 0.9, 0.5])
     found = linearised(model, x, logits, torch.tensor([0]))
     assert float(found) == pytest.approx(0.5 / 101**0.5, rel=1e-5)
     assert linearised(linear(torch.zeros(3, 16)), x, torch.zeros(1, 3), torch.tensor([0])).isnan().all()

@@ -62,6 +62,7 @@ def test_a_uniform_map_has_a_ratio_of_one() -> None:
     found = ObjectMass(attributions=SALIENCY)(case_of(linear(torch.ones(2, 16)), case.test, case.truth))
     np.testing.assert_allclose(read(found, "saliency.clean_true.ratio"), 1.0)
     np.testing.assert_allclose(read(found, "saliency.clean_true.share"), 2 / 16)
+    assert not [place for place in found.once if place.metric == "agrees"]  # neither takes a side
 
 
 def test_the_floor_holds_a_map_against_the_object_of_another_image() -> None:

@@ -13,7 +13,7 @@ from synthetic_parts import ATTACKS, SEEDS, STEPS, add_backdoor, add_claims, add
 from synthetic_properties import add_properties
 from synthetic_trust import add_checks, add_costs, add_gates, add_ranks
 
-from deconfound.report.inputs import Backdoor, Cross, Detection
+from deconfound.report.inputs import Backdoor, Cross, Detection, Interpretation
 from deconfound.storage import write_json, write_npz
 
 __all__ = ["SEEDS", "SIGNS", "STEPS", "Experiment", "make"]
@@ -41,6 +41,7 @@ COLUMNS = {
     "backdoor": columns_of(Backdoor),
     "cross": columns_of(Cross),
     "detection": columns_of(Detection),
+    "interpretation": columns_of(Interpretation),
     "published": "paper,table,title,source,provenance,obtained,dataset,model,metric,unit,row,defense,column,"
     "column_source,poison,attack,norm,eps,label,value,sd,approximate,error,comment,note",
     "errata": "paper,id,about,says,does,followed,switch,reason,ablation,against,dataset,poison,model,defense,control,"

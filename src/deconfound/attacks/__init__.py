@@ -22,6 +22,8 @@ ATTACKS = {
     "universal": "deconfound.attacks.universal:Universal",
     "feature_adversary": "deconfound.attacks.feature_adversary:FeatureAdversary",
     "attention": "deconfound.attacks.attention:AttentionAttack",
+    "substitute": "deconfound.attacks.substitute:Substitute",
+    "patch_ranking": "deconfound.attacks.patch_ranking:PatchRanking",
 }
 
 EXPLANATION_ATTACKS = {

@@ -23,4 +23,5 @@ DEFENSES = {
     "neural_cleanse": "deconfound.defenses.neural_cleanse:NeuralCleanse",
     "abl": "deconfound.defenses.abl:ABL",
     "dbd": "deconfound.defenses.dbd:DBD",
+    "manipulation": "deconfound.defenses.manipulation:Manipulation",
 }
