@@ -119,6 +119,14 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "image_folder": {"path": "pictures", "test": 0.5, "size": [4, 5], "channels": 1},
     },
     "defenses": {
+        "input_gradient": {"weight": 0.5},
+        "jacobian": {"weight": 0.1, "projections": 2},
+        "saliency_alignment": {"weight": 0.5, "centred": True, "toward": "other"},
+        "ig_norm": {"variant": "sum_norm", "weight": 0.2, "ascent": ASCENT, "points": 2, "attack_points": 1},
+        "interpretability_aware": {"weight": 0.1, "classes": "label", "ascent": ASCENT},
+        "distillation": {"temperature": 5, "teacher_epochs": 1},
+        "robust_features": {"ascent": ASCENT, "epochs": 1, "begin": "noise", "steps": 2, "step_size": 0.2},
+        "non_robust_features": {"target": "next", "ascent": ASCENT, "epochs": 1},
         "manipulation": {"aim": "top_k", "map": "input_x_gradient", "weight": 2, "top": 0.2, "epochs": 2},
         "standard": {},
         "adversarial_training": {"ascent": ASCENT, "clean": 0.5},
@@ -240,6 +248,7 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "influential_examples": {"examples": 6},
     },
     "models": {
+        "denoising_cnn": {"operation": "dot_product", "after": [1], "widths": [3, 4], "hidden": 5},
         "small_cnn": {"widths": [3, 4], "hidden": 5, "until": 2, "bias": False},
         "wide_resnet": {"depth": 10, "dropout": 0.1, "bias": False},
         "timm": {"name": "test_resnet", "options": {"drop_rate": 0.1}},

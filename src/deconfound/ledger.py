@@ -191,9 +191,9 @@ def _faults(ledger: Ledger) -> Iterator[str]:
         if claim.premise is not None and claim.premise not in ledger.premises:
             hint = nearest(claim.premise, ledger.premises)
             yield f"claims.{index}.premise: unknown premise {claim.premise!r}{hint}"
-        for name in ("attack", "metric"):
-            if getattr(claim.treatment, name) is not None:
-                yield f"claims.{index}.treatment.{name}: expected it in the claim, or in its control"
+        for key in ("attack", "metric"):
+            if getattr(claim.treatment, key) is not None:
+                yield f"claims.{index}.treatment.{key}: expected it in the claim, or in its control"
         if bool(claim.applies) != (claim.datasets is not None):
             yield f"claims.{index}.applies: expected it together with datasets, got one without the other"
     for index, table in enumerate(ledger.published):

@@ -52,7 +52,8 @@ def test_a_unit_that_sleeps_at_noise_begins_at_a_picture_that_wakes_it() -> None
     model = network(torch.ones(1, 4), bias=-2.0)  # active above a mean of a half; noise is dark
     half, white = torch.full((1, 1, 2, 2), 0.4), torch.ones(1, 1, 2, 2)
     portrait = Portrait(steps=3, jitter=0)
-    assert drawn(portrait, model, half, white)[2].tolist() == [2]
+    picture, reached, began = drawn(portrait, model, half, white)
+    assert began.tolist() == [2] and (picture == 1).all() and reached.item() == pytest.approx((4 - 2) / 0.5)
     assert drawn(portrait, model, white, half)[2].tolist() == [1]
     _, reached, began = drawn(portrait, model, half, half)
     assert began.tolist() == [-1] and reached.tolist() == [0]

@@ -24,4 +24,12 @@ DEFENSES = {
     "abl": "deconfound.defenses.abl:ABL",
     "dbd": "deconfound.defenses.dbd:DBD",
     "manipulation": "deconfound.defenses.manipulation:Manipulation",
+    "input_gradient": "deconfound.defenses.input_gradient:InputGradient",
+    "jacobian": "deconfound.defenses.jacobian:Jacobian",
+    "saliency_alignment": "deconfound.defenses.saliency_alignment:SaliencyAlignment",
+    "ig_norm": "deconfound.defenses.ig_norm:IGNorm",
+    "interpretability_aware": "deconfound.defenses.interpretability_aware:InterpretabilityAware",
+    "distillation": "deconfound.defenses.distillation:Distillation",
+    "robust_features": "deconfound.defenses.robust_features:RobustFeatures",
+    "non_robust_features": "deconfound.defenses.robust_features:NonRobustFeatures",
 }
