@@ -65,7 +65,7 @@ def test_it_is_said_where_the_attack_succeeds_half_as_often() -> None:
     assert found.once[Place("last_conv", "weight", "half_asr_share")] == 1
     harmless = PruneCurve(shares=THIRDS)(planted.case(model=planted.network(trigger=0.0)))
     assert mean(harmless, "unpruned", "asr") == 0
-    assert not harmless.once  # nothing to halve
+    assert not harmless.once and any("not asked when that halves" in note for note in harmless.notes)
 
 
 def test_the_whole_network_and_its_weights_stay() -> None:

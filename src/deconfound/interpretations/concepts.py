@@ -5,14 +5,8 @@ Kim et al., "Interpretability Beyond Feature Attribution: Quantitative Testing w
 leads from the mean activation of a random set of images to that of a set with the concept (the paper trains a linear
 separator); activations are means over the positions of a layer; the share is that of images whose logit grows along the
 direction. Random sets and concept never hold the same image, and differ in nothing but the concept: the same classes,
-the same split.
-
-All directions of a concept share its images, and often all images of a class the sign of a derivative, so that the
-shares of one concept lie close together, even if it is a random set of images: a t-test of them against shares of
-random sets, as in the paper, called two of five random concepts significant (at 0.05, on normal activations, 20 sets).
-Here every random set takes the concept's place in turn, against all others. p is the rank of the concept's mean share
-among theirs, by distance from a half, which is what two random sets give in the mean; with fewer than 20 sets it cannot
-fall below 0.05. At the input of the head the derivatives are the weights of the head, the same for every image.
+the same split. What p is, and why it is not the paper's: see `directions`. At the input of the head the derivatives
+are the weights of the head, the same for every image.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,6 +23,7 @@ from deconfound.components import concept_direction
 from deconfound.fields import Count, Positive, hyperparameters
 from deconfound.interpretations.case import Case, Readings, selected
 from deconfound.interpretations.consistency import Consistency, Reader
+from deconfound.interpretations.directions import Sets, answer
 from deconfound.interpretations.layers import (
     LAST_CONV,
     PENULTIMATE,
@@ -47,29 +42,11 @@ FORMS = {
 }  # how far a concept's class lies above the one whose logit is asked about
 
 
-class Sets(NamedTuple):
-    """Activations (n, D) of a concept, and of R random sets, each (n, D)."""
-
-    concept: Tensor
-    randoms: list[Tensor]
-
-
 class Asked(NamedTuple):
     """Whose logit is asked about: of the test images that are chosen (N,) bool, derivatives (n, D)."""
 
     chosen: Tensor
     gradients: Tensor
-
-
-class Answer(NamedTuple):
-    """images (n,): of each, the share of the directions along which its logit grows; shares (R,): of the images, for
-    each direction; null (R,): means of such shares with a random set in place of the concept; p: of a rank test.
-    """
-
-    images: Tensor
-    shares: Tensor
-    null: Tensor
-    p: float
 
 
 @hyperparameters
@@ -254,7 +231,7 @@ class Concepts:
             return None
         order = torch.randperm(len(concept), generator=rng)[:count]
         draws = [torch.randperm(len(others), generator=rng)[:count] for _ in range(self.sets)]
-        return Sets(concept[order], [others[draw] for draw in draws])
+        return Sets(concept[order], others, [others[draw] for draw in draws])
 
     def _consistent(self, case: Case, reader: Reader, found: Readings) -> None:
         if case.val is None or len(case.val.y) < FEWEST:
@@ -287,19 +264,6 @@ class Concepts:
             both = torch.cat([clean[right], scores]).numpy()
             positive = np.arange(len(both)) >= int(right.sum())
             found.note("consistency", situation, "auroc", auroc(both, positive))
-
-
-def answer(slopes: Tensor, sets: Sets) -> Answer:
-    """What derivatives (n, D) say about a concept and R random sets; an image on which they vanish counts as one that
-    does not grow.
-    """
-    heights = slopes @ torch.stack([sets.concept, *sets.randoms]).mean(1).T
-    grows = (heights[:, :, None] > heights[:, None]).double()
-    shares, others = grows.mean(0), len(sets.randoms) - 1
-    null = shares[1:, 1:].sum(1) / others  # no set grows towards itself
-    reach = (shares[0, 1:].mean() - 0.5).abs()
-    further = int(((null - 0.5).abs() >= reach - 1e-9).sum())
-    return Answer(grows[:, 0, 1:].mean(1), shares[0, 1:], null, (1 + further) / (1 + len(null)))
 
 
 def _answered(found: Readings, concept: str, condition: str, asked: Asked, sets: Sets | None) -> bool:

@@ -291,10 +291,8 @@ class Fitted(NamedTuple):
 
 def _auroc(negative: Tensor, positive: Tensor) -> float:
     """Of scores (n,) and (m,); NaN where a side is empty."""
-    if not len(negative) or not len(positive):
-        return float("nan")
-    scores = torch.cat([negative, positive]).numpy()
-    return auroc(scores, np.arange(len(scores)) >= len(negative))
+    scores, count = torch.cat([negative, positive]).numpy(), len(negative)
+    return auroc(scores, np.arange(len(scores)) >= count) if 0 < count < len(scores) else float("nan")
 
 
 def _rng(case: Case) -> Callable[[str], Generator]:

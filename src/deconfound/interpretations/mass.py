@@ -10,7 +10,6 @@ so each stands beside an intervention, which erases the region.
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -31,6 +30,7 @@ from deconfound.interpretations.regions import (
 from deconfound.models.classifier import to_unit
 
 Rule = Literal["true", "pred", "pred_clean"]
+DECIDED = 1.1  # ratio from which on a map, or an intervention, takes a side
 INTEGRATED: dict[str, Any] = {"kind": "integrated_gradients", "steps": 16, "baseline": "mean"}
 
 
@@ -46,8 +46,9 @@ class ObjectMass:
     habit of looking at the centre earns; `moved`, under do(style), on images that it changes; of images that were
     right, `success` and `failure` of the attack (where all rules are one) and `noise`, random signs of the size of
     the perturbation. At `model` and `object_erased` or `ground_erased`: `changed`, the prediction is another, and
-    `label_logit_change`. Number at attribution and `erasure`: `agrees`, 1 where the map (ratio above 1) and the share
-    of answers that erasing a region changes, over its area, name the same region; a note says where they do not.
+    `label_logit_change`. Number at attribution and `erasure`: `agrees`, 1 where the map (by its ratio) and the share of
+    answers that erasing a region changes, over its area, favour the same region, 0 where they do not, which a note
+    says, and none where one of them favours neither by a tenth.
 
     Pictures, for the first of the rules: `{situation}.images` (P, C, H, W) uint8, `.masks` (P, H, W) uint8, `.places`
     (P,) int64 among the test images and `.maps.{attribution}` (P, H, W) float32, signed, summed over channels.
@@ -130,16 +131,15 @@ class ObjectMass:
     def _compare(self, found: Readings, turned: Mapping[str, tuple[float, float]]) -> None:
         """Say where a map and the intervention, each per area, take different sides."""
         (by_object, area), (by_ground, rest) = turned["object_erased"], turned["ground_erased"]
-        if by_object * rest == by_ground * area:
-            return
+        by_answers = _side(by_object * rest, by_ground * area)
         for name in self.attributions:
             read = [place for place in found.each if place[::2] == (name, "ratio")]
-            ratio = mean_of(found.each[read[0]]) if read else np.nan  # clean images, the first rule
-            if np.isnan(ratio):
+            ratio = mean_of(found.each[read[0]]) if read else float("nan")  # clean images, the first rule
+            by_map = _side(ratio, 1.0)
+            if not by_map or not by_answers:
                 continue
-            agrees = (ratio > 1) == (by_object * rest > by_ground * area)
-            found.note(name, "erasure", "agrees", float(agrees))
-            if not agrees:
+            found.note(name, "erasure", "agrees", float(by_map == by_answers))
+            if by_map != by_answers:
                 found.notes.append(
                     f"{name} and the intervention disagree: the map puts {ratio:.1f} times the object's share of the"
                     f" area on it ({area:.0%}), and erasing it changes {by_object:.0%} of the answers, erasing the"
@@ -239,6 +239,11 @@ class TriggerMass:
             found.add(
                 "trigger", condition, metric, selected(numbers[rows.to(numbers.device)], rows, len(rows))
             )
+
+
+def _side(one: float, other: float) -> int:
+    """1 where the first is larger by a tenth at least, -1 where the second is, 0 elsewhere."""
+    return int(one > DECIDED * other) - int(other > DECIDED * one)
 
 
 def _another(mask: Tensor, seen: Tensor, case: Case) -> Tensor:

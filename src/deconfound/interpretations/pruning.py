@@ -30,6 +30,7 @@ from deconfound.models.classifier import Classifier, predict, to_unit
 
 LAYER = "last_conv"  # what readings call the layer
 WHOLE = "unpruned"
+ALIVE = 0.2  # success rate below which nobody asks when it halves
 
 
 @hyperparameters
@@ -41,7 +42,7 @@ class PruneCurve:
     Per test image, in the condition ORDER_PERCENT (`change_30`) and `unpruned`: `clean`, 1 where the network is right;
     `asr`, 1 where it gives the stamped image the label that the attacker hopes for, NaN for images that are no victims.
     Per run and order: `half_asr_share`, the first share at which the attack succeeds at most half as often as before,
-    and `half_asr_clean`, the accuracy there. Expected of a backdoored network: `change` lowers the attack's success
+    and `half_asr_clean`, the accuracy there; both only where it succeeds on a fifth of the victims before. Expected of a backdoored network: `change` lowers the attack's success
     before `random` does, and `activation` does not in a small network, whose channels are all busy.
     """
 
@@ -59,6 +60,10 @@ class PruneCurve:
             found.notes.append(f"Nothing to prune: {str(error).removeprefix('fine_pruning: ')}.")
             return found
         whole = self._look(case, case.model, found, WHOLE)
+        if whole[1] < ALIVE:  # not so where there is none
+            found.notes.append(
+                f"The attack succeeds on {whole[1]:.0%} of its victims: it is not asked when that halves."
+            )
         for order, channels in self._orders(case, name, found).items():
             points = [(0.0, *whole)]
             for share in sorted(set(self.shares)):
@@ -131,10 +136,10 @@ def _percent(share: float) -> str:
 
 
 def _halving(found: Readings, order: str, points: list[tuple[float, float, float]]) -> None:
-    """Where the success rate first is at most half of what it was."""
+    """Where the success rate first is at most half of what it was, if that was more than nothing."""
     before = points[0][2]
     for share, accuracy, success in points[1:]:
-        if before > 0 and success <= before / 2:  # never so where there is no trigger
+        if before >= ALIVE and success <= before / 2:  # never so where there is no trigger
             found.note(LAYER, order, "half_asr_share", share)
             found.note(LAYER, order, "half_asr_clean", accuracy)
             return

@@ -125,7 +125,7 @@ class AttributionShift:
         x, y, attacked = case.x[rows], case.y[rows], attacked[rows]
         noisy = noise_like(case, attack, x, attacked, readings, "shift noise")
         after, beside = (case.logits(z).argmax(1).cpu() if len(z) else y.cpu() for z in (attacked, noisy))
-        partner, paired = _partners(case, y)
+        partner, paired = _partners(case, y.cpu())
         found = States(rows.cpu(), x, attacked, noisy, y.cpu(), after, beside, partner, paired)
         readings.notes += _sentences(found, len(case.test.y))
         return found
@@ -174,8 +174,8 @@ class AttributionShift:
                     lost.append(f"{condition}.{metric}")
         if lost:
             readings.notes.append(
-                f"{name}: noise of the attack's size and another image of the class cannot be told apart, so that there"
-                f" is no normalised score of {', '.join(lost)}."
+                f"{name}: noise and floor cannot be told apart (two standard errors) on the images of some rows: no"
+                f" normalised score of {', '.join(lost)}."
             )
 
     def _scored(self) -> list[tuple[str, Rule]]:
@@ -237,10 +237,10 @@ def _measured(metric: str, a: Tensor, b: Tensor) -> Tensor:
 def _partners(case: Case, y: Tensor) -> tuple[Tensor, Tensor]:
     """For each of the images with labels y (n,) the place of another one of its class; and whether there is one."""
     paired = torch.bincount(y, minlength=case.classes)[y] > 1 if len(y) else torch.zeros(0, dtype=torch.bool)
-    rows, partner = paired.nonzero().flatten(), torch.arange(len(y), device=y.device)
+    rows, partner = paired.nonzero().flatten(), torch.arange(len(y))
     if len(rows):
         partner[rows] = rows[another_of_the_class(y[rows], rng=case.rng("shift floor"))]
-    return partner.cpu(), paired.cpu()
+    return partner, paired
 
 
 def _sentences(states: States, count: int) -> list[str]:

@@ -81,7 +81,8 @@ class MapTrust:
     Thresholds. least_gain: two standard errors above it, a mean gain passes. most_agreement: the mean agreement is
     below it after the head alone, after all layers, and with shuffled labels (Spearman 0.5 after a random head: a rule
     of this project; Adebayo et al. judge by eye). median_error, p95_error: the largest relative completeness errors
-    (where a report turns red: 5 % and 20 %). least_stability: of the mean over images (a choice of this project).
+    (where a report turns red: 5 % and 20 %; of few images p95 is nearly the largest). least_stability: of the mean over
+    images (a choice of this project).
 
     Pictures: `curves.<attribution>` float32 (4, points), means over images of deletion, insertion, random deletion and
     random insertion, from no pixel to all of them. Of saliency, smooth_grad and guided_backprop the strongest pixels of
@@ -247,7 +248,7 @@ class _Check:
         for check, good in passed.items():
             if good is None:
                 self.readings.notes.append(
-                    f"{self.name}: the check of {check} has no number (maps of zeros, or a single image)."
+                    f"{self.name}: the check of {check} has no number (constant maps, or a single image)."
                 )
             else:
                 self.readings.note(self.name, "verdict", f"passes_{check}", float(good))
