@@ -62,7 +62,9 @@ def test_the_teacher_is_trained_in_its_own_phase_at_the_temperature() -> None:
     other.fit(twin, cross_entropy, phase="teacher")
     assert other.history["teacher"] == trainer.history["teacher"]  # at temperature 1 it is standard training
     model = small_network()
-    warm, cold = (Distillation(temperature=t).taught(model.eval(), X, Y, rng=RNG) for t in (20, 1))
+    warm, cold = (
+        Distillation(temperature=t, scaled=False).taught(model.eval(), X, Y, rng=RNG) for t in (20, 1)
+    )
     assert warm.item() == pytest.approx(F.cross_entropy(model(X) / 20, Y).item()) and warm != cold
 
 
@@ -83,6 +85,16 @@ def test_at_a_temperature_logits_are_worth_as_much_less() -> None:
             network.head.bias.mul_(30)
     assert Imitation(teacher, 30.0)(student, X, Y, rng=RNG).item() == pytest.approx(plain.item(), rel=1e-5)
     assert Imitation(teacher, 1.0)(student, X, Y, rng=RNG).item() != pytest.approx(plain.item(), rel=0.1)
+
+
+def test_scaled_losses_are_multiplied_by_the_square_of_the_temperature() -> None:
+    model, teacher = small_network().eval(), small_network("teacher")
+    scaled, plain = (Distillation(temperature=4, scaled=on) for on in (True, False))
+    assert (scaled.factor, plain.factor) == (16, 1)
+    found = [spec.taught(model, X, Y, rng=RNG).item() for spec in (scaled, plain)]
+    assert found[0] == pytest.approx(16 * found[1], rel=1e-6)
+    found = [Imitation(teacher, 4.0, spec.factor)(model, X, Y, rng=RNG).item() for spec in (scaled, plain)]
+    assert found[0] == pytest.approx(16 * found[1], rel=1e-6)
 
 
 class Killed(BaseException):

@@ -69,7 +69,7 @@ class Concepts:
     - `adversarial.own_class`, perturbed images of a class against others of it, and the logit of that class: near 0,
       below `adversarial.next_class`, where the perturbations of a class have a direction in common.
     - `consistency`: `score` per image, clean, under the attack where it fools, stamped where it works; `auroc` of the
-      latter two against clean images. It is a weak detector.
+      latter two against clean images. On small networks about a half for PGD: it sees triggers, if anything.
     """
 
     layer: str = LAST_CONV

@@ -42,8 +42,9 @@ class PruneCurve:
     Per test image, in the condition ORDER_PERCENT (`change_30`) and `unpruned`: `clean`, 1 where the network is right;
     `asr`, 1 where it gives the stamped image the label that the attacker hopes for, NaN for images that are no victims.
     Per run and order: `half_asr_share`, the first share at which the attack succeeds at most half as often as before,
-    and `half_asr_clean`, the accuracy there; both only where it succeeds on a fifth of the victims before. Expected of a backdoored network: `change` lowers the attack's success
-    before `random` does, and `activation` does not in a small network, whose channels are all busy.
+    and `half_asr_clean`, the accuracy there; both only where it succeeds on a fifth of the victims to begin with.
+    Expected of a backdoored network: `change` lowers the attack's success well before the accuracy; the other orders
+    take both together in a small network, whose channels are all busy.
     """
 
     shares: tuple[Fraction01, ...] = Field(default=(0.1, 0.2, 0.3, 0.5, 0.7), min_length=1)
