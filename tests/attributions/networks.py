@@ -87,8 +87,9 @@ class Branches(nn.Module):
         self.first = nn.Conv2d(2, 2, 3, padding=1, bias=False)
         self.second = nn.Conv2d(2, 2, 3, padding=1, bias=False)
         self.act, self.act2 = nn.ReLU(), nn.ReLU(inplace=True)
+        self.drop = nn.Identity()
         self.how = how
-        if how == "addition module":
+        if how in ("addition module", "activated branch", "dropped branch"):
             from captum.attr._utils.custom_modules import Addition_Module
 
             self.join = Addition_Module()
@@ -100,6 +101,9 @@ class Branches(nn.Module):
             return self.act(self.second(self.act(self.first(x))))
         if self.how == "gate":
             return x * self.first(x)
+        if self.how.endswith("branch"):
+            begin = self.act if self.how == "activated branch" else self.drop
+            return self.join(x, self.second(begin(x)))
         y = self.act2(self.second(self.act(self.first(x))))
         return self.join(x, y) if self.how == "addition module" else x + y
 

@@ -286,6 +286,13 @@ def test_lrp_conserves_through_an_addition_module_and_refuses_a_plain_sum() -> N
         explain("lrp", branched("sum"), x, y)
 
 
+@pytest.mark.parametrize(("how", "layer"), [("activated branch", "act"), ("dropped branch", "drop")])
+def test_lrp_refuses_a_layer_that_passes_on_what_another_branch_takes_too(how: str, layer: str) -> None:
+    x, y = images(2)
+    with pytest.raises(UserError, match=rf"lrp: layer body\.0\.{layer} \(\w+\) takes a result"):
+        made("lrp")(branched(how), x, y, rng=fresh())
+
+
 def test_deep_lift_adds_up_through_a_residual_sum_and_average_pooling() -> None:
     x, y = images()
     for model in (branched("sum"), bias_free()):

@@ -9,7 +9,8 @@ Relevance belongs to the normalised pixels, that is, to what an image is beyond 
 With a small epsilon and no gamma it equals gradient times normalised pixel in a network of ReLUs: not a second opinion
 beside InputXGradient. Biases (of a batch norm too) keep a part of the relevance, so that a map sums to the scalar only
 without them. Captum has no rule for a plain sum of two branches, and then returns maps that do not add up: networks
-with residual connections are refused unless the sum is its `Addition_Module`.
+with residual connections are refused unless the sum is its `Addition_Module`; and so is a ReLU (or a dropout) at the
+start of a branch, through which Captum hands back the gradient of the other branch too.
 """
 
 from typing import Any
@@ -57,7 +58,8 @@ class LRP:
         if not len(x):
             return torch.zeros_like(x, dtype=torch.float32)
         layers = frozenset({*RULED, Addition_Module})
-        known = Known("lrp", layers | {*PASSED, *DROPPED}, layers | {*PASSED}, SHAPES, NORMALISING)
+        passing = frozenset({*PASSED, *DROPPED})
+        known = Known("lrp", layers | passing, layers | {*PASSED}, SHAPES, NORMALISING, alone=passing)
         twin = rewritable(model, x[:1], known)
         for name, module in list(twin.named_modules()):
             if isinstance(module, DROPPED):

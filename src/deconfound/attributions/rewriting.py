@@ -63,6 +63,7 @@ LAYERS = frozenset(
 class Known:
     """What a method can deal with. modules: types of layers that it sees; once: those of which a layer may be called
     once only; functions: names of what may happen outside them; at the root: in the normalisation of a Classifier.
+    alone: types that must be the only layer that takes its input.
     """
 
     method: str
@@ -70,6 +71,7 @@ class Known:
     once: frozenset[type[nn.Module]]
     functions: frozenset[str]
     root: frozenset[str] = frozenset()
+    alone: frozenset[type[nn.Module]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,19 @@ class _Seen:
 
 @dataclass
 class _Watch:
-    """What happened in one forward pass."""
+    """What happened in one forward pass. takers: layers with a result that they took, which is kept alive."""
 
     functions: list[_Seen] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
+    takers: list[tuple[str, Tensor]] = field(default_factory=list)
+
+    def shared(self) -> Iterator[tuple[str, str]]:
+        """Two layers that take the same result."""
+        for place, (name, taken) in enumerate(self.takers):
+            others = [
+                one for one, result in self.takers[:place] + self.takers[place + 1 :] if result is taken
+            ]
+            yield from ((name, other) for other in others if other != name)
 
 
 def rewritable(model: Classifier, probe: Tensor, known: Known) -> Classifier:
@@ -127,6 +138,11 @@ def refuse(model: nn.Module, probe: Tensor, known: Known) -> None:
                 f"layer {name} ({kind.__name__}) is called {times} times; each call needs its own module"
             )
     faults += [fault for seen in watch.functions if (fault := seen.fault(known))]
+    faults += [
+        f"layer {name} ({type(model.get_submodule(name)).__name__}) takes a result that layer {other} takes too"
+        for name, other in watch.shared()
+        if type(model.get_submodule(name)) in known.alone
+    ]
     if faults:
         more = f" (and {len(faults) - 1} more places)" if len(faults) > 1 else ""
         raise UserError(f"{known.method}: {faults[0]}{more}; use another network or another method")
@@ -171,14 +187,18 @@ def _stacked(
         container = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
         judged = type(module) in modules or (native and not container)
 
-        def enter(_: object, __: object, name: str = name, judged: bool = judged) -> None:
+        def enter(_: object, taken: tuple[Any, ...], name: str = name, judged: bool = judged) -> None:
             inside = bool(stack) and stack[-1][1]
             if judged and not inside:
                 watch.calls[name] += 1
+                watch.takers += [(name, one) for one in taken if isinstance(one, Tensor)]
             stack.append((name, judged or inside))
 
-        def leave(_: object, __: object, ___: object) -> None:
+        def leave(_: object, taken: tuple[Any, ...], result: Any) -> Any:
+            if any(result is one for one in taken):  # handed on as it is: a result of its own, for `shared`
+                result = result.view_as(result)
             stack.pop()
+            return result
 
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
