@@ -13,7 +13,7 @@ default suspicion is a small relative influence on those, which is ours. Signs a
 positive influence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -79,7 +79,25 @@ class Influence:
         if self.toward == "held_out":
             val = held_out(evidence)
             toward = class_gradients(gradients_of(model, val), val.y.cpu(), evidence.classes)[data.y.cpu()]
-        solve = None
+        found = []
+        for rows, g, change in self._changes(model, train):
+            found.append((change * (g if toward is None else toward[rows])).sum(1))
+        return torch.cat(found)
+
+    def on(self, model: Classifier, train: Images, others: Gradients) -> Tensor:
+        """Influences (N, q) float64 of every training image on the loss of each of q others; `toward` and `tail` do not
+        matter.
+        """
+        flat = others.flat()
+        return torch.cat(
+            [change @ flat.T for _, _, change in self._changes(model, gradients_of(model, train))]
+        )
+
+    def _changes(self, model: Classifier, train: Gradients) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Part by part: rows (n,) of the training images, their gradients (n, P), and what they change in the weights
+        (n, P), up to a factor, in the unit of the form. Influence is the product of the latter with another gradient.
+        """
+        factor = None
         if self.form != "tracin":
             weights = train.errors.shape[1] * train.h.shape[1]
             if weights > self.widest:
@@ -87,25 +105,16 @@ class Influence:
                     f"influence: expected a head of at most {self.widest} weights (widest), got {weights};"
                     " use form: tracin"
                 )
-            solve = torch.linalg.cholesky(
-                hessian(probabilities(model, train.h), train.h, damping=self.damping)
-            )
-        found = []
-        for rows in torch.arange(len(data.y)).split(ROWS):  # type: ignore[no-untyped-call]
+            curvature = hessian(probabilities(model, train.h), train.h, damping=self.damping)
+            factor = torch.linalg.cholesky(curvature)
+        for rows in torch.arange(len(train.h)).split(ROWS):  # type: ignore[no-untyped-call]
             g = Gradients(train.errors[rows], train.h[rows]).flat()
-            other = g if toward is None else toward[rows]
-            found.append(self._values(g, other, solve))
-        return torch.cat(found)
-
-    def _values(self, g: Tensor, other: Tensor, factor: Tensor | None) -> Tensor:
-        """Influences (n,) of gradients g (n, P) on others (n, P); factor: of the Hessian."""
-        change = g if factor is None else torch.cholesky_solve(g.T, factor).T
-        values = (change * other).sum(1)
-        if self.form == "relative":
-            values = values / change.norm(dim=1).clamp_min(TINY)
-        elif self.form == "per_gradient":
-            values = values / g.norm(dim=1).clamp_min(TINY)
-        return values
+            change = g if factor is None else torch.cholesky_solve(g.T, factor).T
+            if self.form == "relative":
+                change = change / change.norm(dim=1, keepdim=True).clamp_min(TINY)
+            elif self.form == "per_gradient":
+                change = change / g.norm(dim=1, keepdim=True).clamp_min(TINY)
+            yield rows, g, change
 
 
 def probabilities(model: Classifier, h: Tensor) -> Tensor:
