@@ -6,13 +6,10 @@ from torch import Tensor
 
 from deconfound.components import (
     activation_change,
-    concept_direction,
-    concept_share,
     overlap,
     selectivity,
     selectivity_for,
     sensitivity,
-    tcav,
 )
 
 Y = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -88,30 +85,3 @@ def test_coarse_maps_are_enlarged_to_the_masks() -> None:
     masks[:, :2, :2] = True
     # Bilinear without aligned corners: 3 x 3 pixels lie above 0, the mask has 4 of them.
     assert overlap(maps, masks, top=0.25).item() == pytest.approx(4 / 9)
-
-
-def test_a_planted_concept_has_a_share_of_one_and_its_opposite_of_zero() -> None:
-    direction = torch.zeros(10, dtype=torch.float64)
-    direction[3] = 1
-    concept, others = normal(30, 10) + 8 * direction, [normal(30, 10, seed=seed) for seed in range(1, 21)]
-    gradients = direction + 0.01 * normal(50, 10, seed=99)
-    found = tcav(gradients, concept, others)
-    assert found.shares.tolist() == [1.0] * 20 and found.p < 0.01
-    assert set(tcav(-gradients, concept, others).shares.tolist()) == {0.0}
-    assert concept_direction(concept, others[0]).norm().item() == pytest.approx(1)
-    assert concept_direction(concept, others[0])[3] > 0.9
-    assert concept_share(torch.tensor([[1.0], [-2.0], [0.0], [3.0]]), torch.tensor([1.0])).item() == 0.5
-
-
-def test_a_random_concept_lies_within_the_random_ones_in_nine_of_ten_runs() -> None:
-    within = 0
-    for run in range(20):
-        sets = [normal(25, 8, seed=1000 * run + number) for number in range(21)]
-        gradients = normal(40, 8, seed=500_000 + run) + 0.3
-        within += tcav(gradients, sets[0], sets[1:]).within
-    assert within >= 18
-
-
-def test_a_concept_needs_random_sets_to_be_compared_with() -> None:
-    with pytest.raises(ValueError, match="at least 3 random sets, got 2"):
-        tcav(normal(4, 2), normal(5, 2), [normal(5, 2), normal(5, 2)])

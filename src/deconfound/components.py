@@ -4,9 +4,6 @@ Pure functions of activations that somebody collected (`detectors.layers`): unit
 maps (N, C, H, W). None of them says that a unit is a cause.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -90,54 +87,3 @@ def concept_direction(concept: Tensor, others: Tensor) -> Tensor:
     (n, D).
     """
     return F.normalize(concept.mean(0) - others.mean(0), dim=0)
-
-
-def concept_share(gradients: Tensor, direction: Tensor) -> Tensor:
-    """TCAV: the share of images whose logit grows along the direction (D,); gradients (n, D) of the logit by the
-    activations.
-    """
-    return (gradients @ direction > 0).double().mean()
-
-
-class Concept(NamedTuple):
-    """shares (R,): TCAV of a concept against each of R random sets; null (R,): of random sets against each other; p:
-    of a two-sided Welch test that their means are equal, 1 where neither varies and they agree, 0 where they do not.
-    """
-
-    shares: Tensor
-    null: Tensor
-    p: float
-
-    @property
-    def within(self) -> bool:
-        """Whether the mean share lies in the central 95 % of the null shares."""
-        low, high = self.null.quantile(0.025), self.null.quantile(0.975)
-        return bool((self.shares.mean() >= low) & (self.shares.mean() <= high))
-
-
-def tcav(gradients: Tensor, concept: Tensor, randoms: Sequence[Tensor]) -> Concept:
-    """Does a concept raise the logit of a class, beyond what random sets of images do?
-
-    Kim et al., "Interpretability Beyond Feature Attribution: Quantitative Testing with Concept Activation Vectors",
-    ICML 2018, arXiv:1711.11279, with directions between means where the paper trains linear separators. gradients (q,
-    D) of the class's logit at images of the class; activations of the concept (n, D) and of at least three random
-    sets (m, D).
-    """
-    if len(randoms) < 3:
-        raise ValueError(f"expected at least 3 random sets, got {len(randoms)}")
-    shares = [concept_share(gradients, concept_direction(concept, other)) for other in randoms]
-    following = [*randoms[1:], randoms[0]]
-    null = [
-        concept_share(gradients, concept_direction(one, other))
-        for one, other in zip(randoms, following, strict=True)
-    ]
-    return Concept(torch.stack(shares), torch.stack(null), _welch(torch.stack(shares), torch.stack(null)))
-
-
-def _welch(a: Tensor, b: Tensor) -> float:
-    if float(a.std()) == 0 == float(b.std()):
-        return float(torch.equal(a, b))
-    from scipy.stats import ttest_ind_from_stats
-
-    moments = [float(value) for part in (a, b) for value in (part.mean(), part.std(), len(part))]
-    return float(ttest_ind_from_stats(*moments, equal_var=False).pvalue)
