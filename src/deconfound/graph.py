@@ -113,7 +113,9 @@ class Graph:
     @property
     def pages(self) -> list[str]:
         """Pages beside the report."""
-        return [f"{self.experiment.reports}/pages/calibration.html"] if self.calibrations else []
+        names = ["calibration.html"] if self.calibrations else []
+        names += ["interpretation.html", "interpretation.pdf"] if self.interpretations else []
+        return [f"{self.experiment.reports}/pages/{name}" for name in names]
 
     @property
     def timings(self) -> list[str]:

@@ -10,6 +10,7 @@ from deconfound.report import html, pdf
 from deconfound.report.document import assemble, order_of
 from deconfound.report.figures import draw
 from deconfound.report.inputs import Summary, read
+from deconfound.report.interpretation import page
 from deconfound.report.matrix import condition
 from deconfound.storage import atomic, write_json, write_text
 
@@ -23,11 +24,14 @@ def build(
     clean: Mapping[str, Path],
     experiment: Mapping[str, Any],
     out: Path,
+    interpretations: Sequence[Path] = (),
 ) -> None:
-    """Write report.json, figures/*.svg, robustness.html and .pdf, metrics.json and plots.csv below `out`.
+    """Write report.json, figures/*.svg, robustness.html and .pdf, metrics.json and plots.csv below `out`, and where
+    there are interpretations pages/interpretation.html and .pdf.
 
-    `runs` are run.json files, `adversarial` and `poisoned` npz files of kept image sets, `clean` maps a
-    dataset to its test.npz. Figures of an earlier report that this one lacks are removed. Raises DataError.
+    `runs` are run.json files, `interpretations` interpretation.json files, `adversarial` and `poisoned` npz files of
+    kept image sets, `clean` maps a dataset to its test.npz. Figures of an earlier report that this one lacks are
+    removed. Raises DataError.
     """
     inputs = read(tables, runs)
     figures = draw(inputs, order_of(experiment), adversarial=adversarial, poisoned=poisoned, clean=clean)
@@ -45,6 +49,9 @@ def build(
         temporary.write_bytes(pdf.render(report, drawings))
     write_json(out / "metrics.json", headline_numbers(inputs.summary))
     write_text(out / "plots.csv", plots(inputs.summary))
+    if interpretations:
+        root = tables.resolve().parent.parent
+        page.write(inputs, interpretations, experiment, root, out / "pages")
 
 
 def headline_numbers(rows: Sequence[Summary]) -> dict[str, float]:

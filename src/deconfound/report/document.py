@@ -62,8 +62,11 @@ def assemble(
         "description": str(experiment.get("description", "")).strip(),
         "seeds": seeds,
         "scope": scope(known, seeds),
+        "reading": "How to read an interval and a verdict",
         "introduction": list(INTRODUCTION),
         "sections": sections,
+        "footer": "Made by deconfound from the tables beside it; the same numbers are in report.json and "
+        "robustness.pdf.",
         "config": plain(config),
     }
 

@@ -23,6 +23,7 @@ from deconfound.report.rows import (
     Trust,
 )
 from deconfound.report.rows_backdoor import Backdoor, Cross, Detection
+from deconfound.report.rows_interpretation import Interpretation
 from deconfound.storage import read_json
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Difference",
     "Erratum",
     "Inputs",
+    "Interpretation",
     "Measure",
     "PerClass",
     "Property",
@@ -59,6 +61,7 @@ TABLES: Mapping[str, type[Cell | Claim | Published]] = {
     "backdoor": Backdoor,
     "cross": Cross,
     "detection": Detection,
+    "interpretation": Interpretation,
     "published": Published,
     "errata": Erratum,
 }
@@ -97,6 +100,7 @@ class Inputs:
     backdoor: Sequence[Backdoor]
     cross: Sequence[Cross]
     detection: Sequence[Detection]
+    interpretation: Sequence[Interpretation]
     published: Sequence[Published]
     errata: Sequence[Erratum]
     runs: Sequence[Run]

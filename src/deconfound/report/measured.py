@@ -19,7 +19,7 @@ def measures(
     """Numbers that are not rates over test examples and have no other place: mean over seeds, and their range; and what
     they mean, where that needs words.
     """
-    elsewhere = {*without, *detected(inputs)}
+    elsewhere = {*without, *detected(inputs), *(row.reading for row in inputs.interpretation)}
     rows = [row for row in rows if not shown_here(row.measure) and row.measure not in elsewhere]
     places = list(MEANINGS)
     names = sorted({row.measure for row in rows}, key=lambda n: (places.index(n) if n in places else 99, n))

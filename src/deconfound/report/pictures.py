@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
 
 from deconfound.report.charts import Setting, stem
@@ -19,6 +21,7 @@ COLUMNS = 6  # examples side by side
 ROWS = 6  # perturbed versions of one set of examples
 PREFERRED = ("pgd", "pgd_margin", "apgd")  # whose images to show when several attacks were kept
 WRONG = "#c2410c"
+OUTLINE = "#00a651"  # stands out from red, blue and grey
 
 
 def evasion_examples(paths: Sequence[Path], order: Order) -> list[Figure]:
@@ -161,8 +164,13 @@ def magnified(scale: float) -> str:
     return f"change × {scale:.2g}" if scale > 1 else "change"
 
 
-def mosaic(rows: Sequence[tuple[str, list[Array], list[tuple[str, str]]]]) -> Any:
-    """Rows of images with a title above each row and, where given, coloured words below each image."""
+def mosaic(
+    rows: Sequence[tuple[str, list[Array], list[tuple[str, str]]]],
+    masks: Mapping[tuple[int, int], Array] | None = None,
+) -> Any:
+    """Rows of images with a title above each row and, where given, coloured words below each image. masks: regions
+    (H, W) bool, drawn as outlines, of images by (row, column).
+    """
     cell, title, words = 1.0, 0.3, 0.24
     height = sum(cell + title + (words if names else 0.04) for _, _, names in rows)
     inch = WIDTH / (COLUMNS * 1.06)
@@ -171,7 +179,7 @@ def mosaic(rows: Sequence[tuple[str, list[Array], list[tuple[str, str]]]]) -> An
     axes.set_ylim(height, 0)
     axes.axis("off")
     top = 0.0
-    for heading, images, names in rows:
+    for number, (heading, images, names) in enumerate(rows):
         axes.text(0, top + title * 0.8, heading, fontsize=8.5, va="baseline")
         top += title
         for column, image in enumerate(images):
@@ -179,6 +187,8 @@ def mosaic(rows: Sequence[tuple[str, list[Array], list[tuple[str, str]]]]) -> An
             axes.imshow(
                 enlarge(image), extent=(left, left + cell, top + cell, top), interpolation="none", zorder=2
             )
+            if masks and (number, column) in masks:
+                axes.add_patch(outline(masks[number, column], left, top))
         for column, (text, colour) in enumerate(names):
             axes.text(
                 column * 1.06 + cell / 2,
@@ -191,6 +201,18 @@ def mosaic(rows: Sequence[tuple[str, list[Array], list[tuple[str, str]]]]) -> An
         top += cell + (words if names else 0.04)
     axes.set_aspect("auto")
     return figure
+
+
+def outline(mask: Array, left: float, top: float) -> PathPatch:
+    """The border of a region (H, W) bool in a picture one wide and high, whose upper left corner is given."""
+    height, width = mask.shape
+    inside = np.pad(mask, 1)
+    upright_edges = zip(*np.nonzero(inside[1:, 1:] != inside[1:, :-1]), strict=True)
+    level_edges = zip(*np.nonzero(inside[1:, 1:] != inside[:-1, 1:]), strict=True)
+    ends = [((x, y), (x, y + 1)) for y, x in upright_edges] + [((x, y), (x + 1, y)) for y, x in level_edges]
+    points = [(left + x / width, top + y / height) for edge in ends for x, y in edge]
+    path = Outline(points or [(left, top)], [Outline.MOVETO, Outline.LINETO] * len(ends) or [Outline.MOVETO])
+    return PathPatch(path, edgecolor=OUTLINE, facecolor="none", linewidth=1.0, zorder=3)
 
 
 def enlarge(image: Array) -> Array:

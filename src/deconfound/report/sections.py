@@ -11,6 +11,7 @@ from deconfound.report.detection import detection
 from deconfound.report.errata import errata
 from deconfound.report.heatmaps import crowds
 from deconfound.report.inputs import Difference, Inputs, Summary
+from deconfound.report.interpretation.summary import interpretation
 from deconfound.report.matrix import matrix
 from deconfound.report.measured import PAIRED, by_dataset, definitions, measures
 from deconfound.report.plotting import Figure
@@ -107,6 +108,7 @@ SECTIONS: Sequence[Callable[[Inputs, Sequence[Figure], Order], list[Block]]] = (
     backdoor,
     detection,
     cross,
+    interpretation,
     other,
     curves,
     classes,

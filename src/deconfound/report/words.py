@@ -191,7 +191,7 @@ class Order:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._rank = {
             kind: {name: place for place, name in enumerate(config.get(kind) or ())}
-            for kind in ("datasets", "poisons", "models", "attacks", "defenses")
+            for kind in ("datasets", "poisons", "models", "attacks", "defenses", "interpretations")
         }
         poisons = config.get("poisons") or {}
         blocks = poisons if isinstance(poisons, Mapping) else {}

@@ -11,7 +11,8 @@ from deconfound.storage import read_json
 
 def run(*, plan: Mapping[str, Any], out: Path) -> None:
     """Write robustness.html, robustness.pdf, report.json, metrics.json, plots.csv and figures into `out`, and beside
-    them pages/calibration.html where the plan has a calibration.
+    them pages/interpretation.html and .pdf where the plan has interpretations, and pages/calibration.html where it has
+    a calibration.
 
     plan: what `deconfound plan` wrote; the tables are expected in out/tables.
     """
@@ -21,6 +22,7 @@ def run(*, plan: Mapping[str, Any], out: Path) -> None:
         adversarial=[Path(path) for path in plan["adversarial"]],
         poisoned=[Path(path) for path in plan["poisoned"]],
         clean={name: Path(path) for name, path in plan["clean"].items()},
+        interpretations=[Path(path) for path in plan["interpretations"]],
         experiment=plan["experiment"] | {"config": plan["experiment"], "file": plan["file"]},
         out=out,
     )
