@@ -169,6 +169,7 @@ LOOK = {
         "kind": "attribution_shift",
         "attack": {"kind": "fgsm", "eps": 0.1},
         "attributions": {"cam": {"kind": "grad_cam"}},
+        "examples": 40,
     },
     "studies.backdoor.interpretations": ["look"],
 }
@@ -185,7 +186,7 @@ def test_an_interpretation_is_a_job_that_reads_what_the_run_was_trained_on_and_h
     poisoned, val = "data/poisoned/digits/badnets/seed0.npz", "data/clean/digits/val.npz"
     assert made.interpretation_files(POISONED) == [val, poisoned]
     assert made.interpretation_options(POISONED) == f"--train {poisoned} --val {val} --poisoned {poisoned}"
-    assert json.loads(made.interpretation_spec(POISONED))["look"]["examples"] == 100
+    assert json.loads(made.interpretation_spec(POISONED))["look"]["examples"] == 40
     assert "interpret/digits/badnets/cnn/cbd/seed0.tsv" in made.timings
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from deconfound.report.interpretation.layouts import Layout, Pick, Word, score, share
+from deconfound.report.interpretation.vocabulary import Form
 
 SHIFTS: Mapping[str, Word] = {
     "spearman": score(
@@ -101,6 +102,11 @@ OBJECT = Layout(
     "not show that the object is understood, and a low one may be the fault of a coarse map.",
     words={
         **MASSES,
+        "agrees": Word(
+            "map and erasing",
+            Form.PASSED,
+            "Passed where the map and the erasing say the same of whether the object or the ground decides.",
+        ),
         "changed": share("answer changed", "Share of images whose predicted class changes."),
         "label_logit_change": Word(
             "change of the logit", meaning="By how much the logit of the true class changes."
@@ -113,6 +119,7 @@ OBJECT = Layout(
         "failure": "attack failed",
         "noise": "random noise",
         "floor": "another image's object",
+        "erasure": "map against erasing",
         "object_erased": "object erased",
         "ground_erased": "ground erased",
     },
