@@ -11,11 +11,15 @@ from interpretation_cases import case as small_case
 from oracle_models import small_network, tiny_images
 from torch import Tensor
 
-from deconfound.components import concept_share
 from deconfound.interpretations.case import Case, Place, Readings, Truth
 from deconfound.interpretations.concepts import Concepts
 from deconfound.interpretations.consistency import Consistency, Reader
 from deconfound.interpretations.directions import Sets, answer, welch
+
+
+def share_along(slopes: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """Share of images whose logit grows along a direction; slopes (n, D)."""
+    return (slopes @ direction > 0).double().mean()
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -46,10 +50,10 @@ def test_shares_are_those_of_single_directions() -> None:
     slopes = normal(15, 4, seed=77)
     said = answer(slopes, sets)
     for number, other in enumerate(sets.randoms):
-        expected = concept_share(slopes, sets.concept.mean(0) - other.mean(0))
+        expected = share_along(slopes, sets.concept.mean(0) - other.mean(0))
         assert said.shares[number] == expected
     assert said.images.mean() == pytest.approx(said.shares.mean())
-    pairs = [concept_share(slopes, sets.randoms[2].mean(0) - o.mean(0)) for o in sets.randoms]
+    pairs = [share_along(slopes, sets.randoms[2].mean(0) - o.mean(0)) for o in sets.randoms]
     assert said.null[2].item() == pytest.approx(sum(float(pair) for pair in pairs) / 4)
 
 
