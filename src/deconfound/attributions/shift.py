@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
-from scipy.stats import rankdata
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
@@ -184,5 +183,7 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _ranked(a: Tensor, b: Tensor) -> Tensor:
+    from scipy.stats import rankdata
+
     first, second = (torch.from_numpy(rankdata(maps.flatten(1).numpy(), axis=1)) for maps in (a, b))
     return _cosine(first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True))
