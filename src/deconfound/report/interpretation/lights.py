@@ -119,7 +119,7 @@ LIGHTS: Mapping[str, tuple[str, str, Callable[[Rows], Block]]] = {
     ),
 }
 LEAD = (
-    "Each light is one number against a threshold that was chosen beforehand: ✓ within it, ✕ beyond it, ○ not "
+    "Each light is one number against a threshold of this project: ✓ within it, ✕ beyond it, ○ not "
     "measured for this model. A light is a summary for a first look; the sections below have the intervals."
 )
 
