@@ -16,7 +16,8 @@ from scipy import stats
 from deconfound.config import read
 from deconfound.defenses import DEFENSES
 from deconfound.errors import ConfigError
-from deconfound.ledger import PUBLISHED, Ledger, Published, errata_words, published_table, read_ledger
+from deconfound.ledger import Ledger, Published, read_ledger
+from deconfound.ledger_tables import PUBLISHED, errata_words, published_table
 from deconfound.poisons import POISONS
 from deconfound.recipe import Recipe
 from deconfound.registry import resolve

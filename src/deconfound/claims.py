@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from deconfound.experiment import CLEAN
-from deconfound.ledger import Claim, Condition, Ledger, Side, errata_words, read_ledger
+from deconfound.ledger import Claim, Condition, Ledger, Side, read_ledger
+from deconfound.ledger_tables import errata_words
 from deconfound.readings import interval
 from deconfound.results import FAILED, Cell, Key, Results, cell_of
 from deconfound.statistics import Interval, mean, rate

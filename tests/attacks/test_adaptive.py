@@ -5,70 +5,22 @@ from typing import Any
 
 import pytest
 import torch
-from oracle_models import CLASSES, DUAL, SIDE, same, small_network, snapshot, tiny_images, workbench
-from torch import Generator, Tensor, nn
+from adaptive_cases import COUNT, Distant, Slope, X, Y, fresh, linear, sharp, style_term
+from oracle_models import CLASSES, DUAL, SIDE, same, small_network, snapshot, tiny_images
+from torch import Tensor
 
-from deconfound.attacks import ATTACKS
 from deconfound.attacks.adaptive import AdaptivePGD, Sweep, Weighted
-from deconfound.attacks.ascent import Ascent
 from deconfound.attacks.pgd import PGD
 from deconfound.attacks.scores import margin
-from deconfound.defenses.causaladv import CausalAdv
-from deconfound.engine import Engine
-from deconfound.errors import ModelRaisedError
 from deconfound.estimators import Estimators, EstimatorSpec
-from deconfound.evaluation import Evaluation
 from deconfound.models.classifier import Classifier
-from deconfound.models.speed import Guarded, folded
-from deconfound.recipe import Recipe
-from deconfound.registry import build
 from deconfound.rng import global_seed
 from deconfound.threat import Norm, ThreatModel
-from deconfound.types import Aim
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-COUNT = 12
-X = tiny_images(COUNT).x.float() / 510 + 0.25  # far from 0 and 1: the box stays out of it
-Y = tiny_images(COUNT).y
-
-
-def fresh(seed: int = 0) -> Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-class Slope:
-    """<a, features of the iterate>: a term whose greatest value in a ball is known."""
-
-    def __init__(self, a: Tensor) -> None:
-        self.a = a
-
-    def __call__(self, x: Tensor, y: Tensor, features: Tensor, logits: Tensor) -> Aim:
-        return lambda z, features, logits, rows: features @ self.a
-
-
-class Distant:
-    """Squared distance of features and logits from those of the image in the same place of the batch, by its label."""
-
-    def __call__(self, x: Tensor, y: Tensor, features: Tensor, logits: Tensor) -> Aim:
-        def aim(z: Tensor, moved: Tensor, said: Tensor, rows: Tensor) -> Tensor:
-            away = (moved - features[rows]).square().sum(1) + (said - logits[rows]).square().sum(1)
-            return away * (1 + y[rows]) + (z - x[rows]).flatten(1).square().sum(1)
-
-        return aim
-
-
-def linear(seed: int = 0) -> Classifier:
-    """Features are the pixels; two classes, so that the margin is linear as well."""
-    with global_seed(fresh(seed)):
-        return Classifier(nn.Flatten(), nn.Linear(SIDE * SIDE, 2), channels=1)
 
 
 A = torch.randn(SIDE * SIDE, generator=fresh(5))
-
-
-def sharp(model: Classifier, factor: float = 3.0) -> Classifier:
-    model.head.weight.data *= factor
-    return model
 
 
 # At weight 0
@@ -254,16 +206,6 @@ def test_restarts_keep_the_largest_margin_of_independent_runs() -> None:
 # Images of a batch
 
 
-def style_term(model: Classifier) -> Any:
-    """The term of CausalAdv after a little training."""
-    made = CausalAdv(ascent=Ascent(threat=ThreatModel(eps=0.1), step_size=0.05, steps=2), ramp=False)
-    done = made(workbench(Recipe(epochs=2, batch_size=8), network=lambda purpose: model)[0])
-    term = made.term(done.model, done.parts)
-    assert term is not None
-    term.predictor.last.weight.data *= 10  # so that it says something
-    return term
-
-
 def information_term(model: Classifier) -> Any:
     """The term of NAMID with estimators as they are initialised."""
     namid = pytest.importorskip("deconfound.defenses.namid")
@@ -307,111 +249,3 @@ def test_an_attack_on_a_batch_is_the_attack_on_its_halves(make: Callable[[Classi
         attack(model, x, y, rng=rng) for x, y in zip(X.split(6), Y.split(6), strict=True)
     ]  # uniform draws of two halves are those of the whole
     assert torch.allclose(whole, torch.cat(halves), atol=1e-5)
-
-
-# What it costs, and the evaluation
-
-
-def test_a_guarded_classifier_counts_the_images_of_both() -> None:
-    model = small_network().eval()
-    guarded = Guarded(model)
-    x = X.clone().requires_grad_()
-    features, logits = guarded.both(x)
-    assert torch.equal(features, model.features(X)) and torch.equal(logits, model(X))
-    assert (guarded.forward_passes, guarded.backward_passes) == (COUNT, 0)
-    torch.autograd.grad(logits.sum() + features.sum(), x)
-    guarded.both(X[:5])
-    assert (guarded.forward_passes, guarded.backward_passes) == (COUNT + 5, COUNT)
-
-
-def test_what_both_raises_is_an_error_of_the_model() -> None:
-    with pytest.raises(ModelRaisedError, match="RuntimeError"):
-        Guarded(small_network()).both(torch.zeros(2, 1, 3, 3))
-
-
-def test_a_folded_classifier_gives_the_same_features_and_logits() -> None:
-    model = small_network().eval()
-    light = folded(model, X[:4])
-    assert light is not model and isinstance(light, Classifier)
-    for found, expected in zip(light.both(X), model.both(X), strict=True):
-        assert torch.allclose(found, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
-def test_every_weight_costs_a_pass_per_step_and_one_for_the_clean_images(weight: float) -> None:
-    model = small_network().eval()
-    guarded = Guarded(model)
-    Weighted(AdaptivePGD(eps=0.1, steps=5), weight, style_term(small_network()))(guarded, X, Y, rng=fresh())
-    assert guarded.forward_passes == COUNT * 6 and guarded.backward_passes == COUNT * 5
-
-
-def silent(remark: str = "", advance: int = 1) -> None:
-    """Progress that nobody watches."""
-
-
-def evaluated(model: Classifier, term: Any, **block: Any) -> Evaluation:
-    found = Evaluation(Engine(model, tiny_images(60, seed=2), 0), term=term)
-    found.robust(
-        {"adaptive": {"kind": "adaptive", "eps": 0.12, "steps": 5, **block}}, silent, alone=["adaptive"]
-    )
-    return found
-
-
-def test_an_evaluation_that_is_told_the_term_sweeps_and_never_reports_more_than_pgd() -> None:
-    defense = CausalAdv(ascent=Ascent(threat=ThreatModel(eps=0.1), step_size=0.05, steps=3))
-    done = defense(workbench(Recipe(epochs=6, batch_size=8))[0])
-    term = defense.term(done.model, done.parts)
-    told = evaluated(done.model, term)
-    alone = evaluated(done.model, term, weights=(0.0,))
-
-    assert [cost.member for cost in told.costs] == ["w=0", "w=0.25", "w=0.5", "w=0.75", "w=1"]
-    assert told.costs[0] == alone.costs[0]
-    for before, after in zip(told.costs, told.costs[1:], strict=False):
-        assert after.attacked == before.attacked - before.broken and not after.fault
-    hits, base = (found.entries[0].hits for found in (told, alone))
-    assert not (hits & ~base).any() and 0 < hits.sum() <= base.sum() < 60
-    assert [entry.attack for entry in told.entries] == ["adaptive", "worst_case"]
-
-    engine = Engine(
-        done.model, tiny_images(60, seed=2), 0
-    )  # PGD by itself, with the draws of the first member
-    pgd, _ = engine.standing(PGD(eps=0.12, steps=5), "adaptive/w=0", alone.right())
-    assert base.nonzero()[0].tolist() == pgd.tolist()
-
-
-@pytest.mark.parametrize(("axis", "value"), [("eps", 0.12), ("steps", 5)])
-def test_a_curve_of_the_adaptive_attack_is_told_the_term_as_well(axis: str, value: float) -> None:
-    model = small_network().eval()
-    found = Evaluation(Engine(model, tiny_images(60, seed=2), 0), term=style_term(small_network("other")))
-    block = {"kind": "adaptive", "eps": 0.12, "steps": 5, "weights": [0, 1]}
-    found.curve("adaptive", block, axis, [value], silent)
-    assert [cost.member for cost in found.costs] == ["w=0", "w=1"]
-
-
-def test_an_evaluation_without_a_term_runs_the_attack_as_one() -> None:
-    found = evaluated(small_network().eval(), None)
-    assert [(cost.attack, cost.member) for cost in found.costs] == [("adaptive", "")]
-    assert isinstance(build(ATTACKS, {"kind": "adaptive", "eps": 0.1}, at="a"), AdaptivePGD)
-
-
-def test_a_term_that_reads_what_the_logits_hide_breaks_more_than_the_score_alone() -> None:
-    """Saturated logits have no gradient; the term points to the boundary, as knowledge of a defense does."""
-    model = linear()
-    model.head.weight.data *= 5e4  # the cross-entropy of an image that is right is exactly 0
-    images = tiny_images(60, seed=2)
-    towards = model.head.weight[1] - model.head.weight[0]
-    images = images._replace(y=model(images.x.float() / 255).argmax(1))
-
-    class Boundary:
-        def __call__(self, x: Tensor, y: Tensor, features: Tensor, logits: Tensor) -> Aim:
-            return lambda z, features, logits, rows: (features @ towards.detach()) * (1 - 2 * y[rows])
-
-    found = Evaluation(Engine(model, images, 0), term=Boundary())
-    block = {"kind": "adaptive", "eps": 0.15, "steps": 5}
-    found.robust({"adaptive": block}, silent, alone=["adaptive"])
-    broken = {cost.member: cost.broken for cost in found.costs}
-    x = images.x.float() / 255
-    sign = (1 - 2 * images.y).view(-1, 1, 1, 1) * towards.detach().sign().view(1, 1, SIDE, SIDE)
-    with torch.no_grad():
-        worst = model((x + 0.15 * sign).clamp(0, 1)).argmax(1) == images.y
-    assert broken["w=0"] < broken["w=0.25"] and found.entries[0].hits.tolist() == worst.tolist()

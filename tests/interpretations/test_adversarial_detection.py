@@ -15,7 +15,8 @@ from deconfound.detectors.learning import distance
 from deconfound.errors import ConfigError, UserError
 from deconfound.fields import hyperparameters
 from deconfound.interpretations.case import Case, Place, Readings
-from deconfound.interpretations.detection import AdversarialDetection, Judge
+from deconfound.interpretations.detection import AdversarialDetection
+from deconfound.interpretations.judge import Judge, Terms
 from deconfound.models.classifier import Classifier, to_unit
 from deconfound.registry import build
 from deconfound.rng import generator
@@ -175,7 +176,14 @@ def test_scores_of_chance_have_an_auroc_of_one_half_and_five_percent_of_alarms()
 
 def test_noise_has_the_l2_norm_of_the_attack_on_the_same_images() -> None:
     given = case()
-    judge = Judge(spec(), given, given.x, given.right().cpu(), given.test.x, Readings())
+    judge = Judge(
+        Terms(("near",), ("near",), spec().adaptive, 0.05),
+        given,
+        given.x,
+        given.right().cpu(),
+        given.test.x,
+        Readings(),
+    )
     judge.right[:3] = False
     x_adv = Both()(given.model, given.x, given.y, rng=generator(0))
     found = judge.beside(x_adv, "both")

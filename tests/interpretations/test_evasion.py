@@ -20,7 +20,8 @@ from deconfound.detectors.feature_squeezing import FeatureSqueezing
 from deconfound.detectors.learning import by_batches
 from deconfound.detectors.lid import LID
 from deconfound.detectors.ml_loo import LeaveOneOut
-from deconfound.interpretations.evasion import WORDS, Best, Evasion, Hunt, Known
+from deconfound.interpretations.evasion import WORDS, Evasion, Hunt
+from deconfound.interpretations.undetected import Best, Known
 from deconfound.models.classifier import Classifier
 from deconfound.registry import build
 from deconfound.rng import generator

@@ -13,7 +13,8 @@ from pypdf import PdfReader
 from synthetic_experiment import Experiment, make
 
 from deconfound.claims import errata_table
-from deconfound.ledger import Ledger, published_table, read_ledger
+from deconfound.ledger import Ledger, read_ledger
+from deconfound.ledger_tables import published_table
 from deconfound.report.build import build
 from deconfound.report.document import assemble
 from deconfound.results import Results

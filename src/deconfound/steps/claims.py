@@ -7,7 +7,8 @@ from typing import Any
 from deconfound import backdoor_tables, tables
 from deconfound.claims import errata_table, judge
 from deconfound.effectiveness import with_effectiveness
-from deconfound.ledger import published_table, read_ledger
+from deconfound.ledger import read_ledger
+from deconfound.ledger_tables import published_table
 from deconfound.readings import interpretation_table, with_readings
 from deconfound.results import load, with_measures
 from deconfound.storage import read_json
