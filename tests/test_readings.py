@@ -14,7 +14,7 @@ from deconfound.errors import ConfigError, DataError
 from deconfound.ledger import Claim, Ledger, Side, read_ledger
 from deconfound.readings import interpretation_table, interval, with_readings
 from deconfound.results import Results, load
-from deconfound.statistics import crossed_mean, mean
+from deconfound.statistics import crossed_mean, difference, mean, rate
 from deconfound.storage import write_json
 
 NAN = float("nan")
@@ -65,6 +65,31 @@ def test_where_fewer_remain_the_interval_is_over_the_means_of_the_seeds() -> Non
 def test_a_reading_without_any_number_has_no_interval() -> None:
     found, total = interval([np.array([NAN, NAN])])
     assert all(math.isnan(value) for value in found) and total == 0
+
+
+def test_numbers_that_are_hits_have_the_interval_of_a_rate_which_stays_inside_its_bounds() -> None:
+    table = [np.array([1.0, 1, 1, NAN]), np.array([1.0, 0, 1, NAN])]
+    found, total = interval(table)
+    assert found == rate(np.array([[True, True, True], [True, False, True]])) and total == 3
+    assert 0 <= found.low < found.value < found.high <= 1
+
+
+def test_differences_of_hits_stay_uncertain_where_all_pairs_agree() -> None:
+    table = [np.array([1.0, 0, 1]), np.array([1.0, 1, 1])]
+    found, _ = interval(table, table)
+    never = np.zeros((2, 3), bool)
+    assert found == difference(never, never) and found.low < 0 < found.high
+
+
+def test_a_difference_is_of_hits_only_where_both_sides_are() -> None:
+    ones, halves = [np.array([1.0, 1, 0])] * 2, [np.array([0.0, 0.0, 0.5])] * 2
+    assert interval(ones, halves)[0] == crossed_mean(np.stack(ones) - np.stack(halves))
+
+
+def test_means_of_seeds_of_hits_stay_inside_the_bounds() -> None:
+    apart = [np.array([1.0, NAN, NAN, NAN]), np.array([NAN, 1.0, 1.0, 0.0]), np.array([NAN, 1.0, NAN, NAN])]
+    found, _ = interval(apart)
+    assert (found.low, found.high) == (pytest.approx(mean(np.array([1, 2 / 3, 1])).low), 1.0)
 
 
 def test_the_table_has_a_row_per_cell_and_reading(tmp_path: Path) -> None:

@@ -144,9 +144,7 @@ def _of_values(
     shared = sorted(set(values) & set(against))
     if not shared:
         return None, 0
-    count = min(len(table[seed]) for table in (values, against) for seed in shared)
-    rows = [values[seed][:count] - against[seed][:count] for seed in shared]
-    return interval(rows)[0], len(shared)
+    return interval([values[seed] for seed in shared], [against[seed] for seed in shared])[0], len(shared)
 
 
 def _of_seeds(

@@ -1,7 +1,7 @@
 """What interpretations read off the models, as rows with intervals."""
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 from deconfound.errors import DataError
 from deconfound.plan import Run
 from deconfound.results import Cell, Reading, Results, cell_of
-from deconfound.statistics import Interval, crossed_mean, mean
+from deconfound.statistics import Floats, Interval, crossed_mean, difference, mean, rate
 from deconfound.storage import read_json
 
 PLACE = ["interpretation", "kind", "subject", "condition", "metric"]
@@ -61,23 +61,42 @@ def interpretation_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def interval(members: list[Any]) -> tuple[Interval, int]:
-    """Mean of numbers per image (N,), one array per seed, with an interval; and how many images it rests on.
+def interval(members: Sequence[Floats], against: Sequence[Floats] | None = None) -> tuple[Interval, int]:
+    """Mean of numbers per image (N,), one array per seed, with an interval; and how many images it rests on. against:
+    numbers of the same seeds and images that are subtracted first.
 
     Over seeds and images where at least half of the images with a number in some seed have one in every seed. Where
     fewer do (say, images on which an attack succeeded), over the means of the seeds, or over the images of a single
-    seed.
+    seed. Numbers that are all 0 or 1 are hits: their mean is a rate, and its interval stays inside its bounds.
     """
-    count = min(len(values) for values in members)
+    count = min(len(values) for values in (*members, *(against or ())))
     table = np.stack([np.asarray(values[:count], float) for values in members])
+    hits = _are_hits(table)
+    if against is not None:
+        other = np.stack([np.asarray(values[:count], float) for values in against])
+        table, hits = table - other, hits and _are_hits(other)
     known = np.isfinite(table)
     common, some = known.all(0), known.any(0)
     if not some.any():
         return Interval(float("nan"), float("nan"), float("nan")), 0
     if 2 * common.sum() >= some.sum():
-        return crossed_mean(table[:, common]), int(common.sum())
-    means = np.array([row[seen].mean() for row, seen in zip(table, known, strict=True) if seen.any()])
-    return mean(means), int(some.sum())
+        return _crossed_interval(table[:, common], hits, signed=against is not None), int(common.sum())
+    found = mean(np.array([row[seen].mean() for row, seen in zip(table, known, strict=True) if seen.any()]))
+    if hits:
+        lowest = 0.0 if against is None else -1.0
+        found = Interval(found.value, max(lowest, found.low), min(1.0, found.high))
+    return found, int(some.sum())
+
+
+def _crossed_interval(table: Floats, hits: bool, *, signed: bool) -> Interval:
+    """Of a table (S, N) without gaps."""
+    if not hits:
+        return crossed_mean(table)
+    return difference(table == 1, table == -1) if signed else rate(table == 1)
+
+
+def _are_hits(table: Floats) -> bool:
+    return bool(np.isin(table[np.isfinite(table)], (0, 1)).all())
 
 
 def _readings(found: Any) -> list[Reading]:
