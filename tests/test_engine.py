@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killing import Killed
 from oracle_models import linear_problem, same, small_network, snapshot
 from torch import Tensor, nn
 from zoo import GradientKiller, Refusing
@@ -103,10 +104,6 @@ def test_an_ensemble_is_counted_member_by_member_each_on_what_is_left() -> None:
 
 
 # Resuming
-
-
-class Killed(BaseException):
-    """Stands for a kill: no handler catches it."""
 
 
 class Dying(nn.Module):

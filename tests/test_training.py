@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from killing import Killed, killed_at
 from oracle_models import CPU, same, small_network, tiny_images, workbench, write_images
 from scipy.stats import chisquare
 from torch import Generator, Tensor, nn
@@ -460,10 +461,6 @@ def outcome(out: Path) -> dict[str, Any]:
     }
 
 
-class Killed(BaseException):
-    """Nothing in the program can catch it, like a signal."""
-
-
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("step", [6, 18])  # in the second epoch of the twin or the network; in a late epoch
 def test_a_killed_run_ends_in_the_bytes_of_an_uninterrupted_one(
@@ -472,25 +469,14 @@ def test_a_killed_run_ends_in_the_bytes_of_an_uninterrupted_one(
     if step > 12 and "cbd" not in name:
         step = 10
     whole = outcome(run(tmp_path / "whole", name))
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
-    real, calls = training.augment, [0]
-
-    def killing(*args: Any, **options: Any) -> Tensor:
-        calls[0] += 1
-        if calls[0] == step:
-            raise Killed
-        return real(*args, **options)
-
-    monkeypatch.setattr(training, "augment", killing)
-    with pytest.raises(Killed):
-        run(tmp_path / "killed", name)
+    batches = killed_at(step, lambda: run(tmp_path / "killed", name), monkeypatch)
     assert not (tmp_path / "killed" / "out").exists()
     torch.manual_seed(99)  # another process
-    calls[0] = 1000
+    batches[0] = 1000
     resumed = outcome(run(tmp_path / "killed", name))
 
     steps = BATCHES * (5 if "cbd" in name else 3)
-    assert calls[0] - 1000 == steps - (step - 1) // BATCHES * BATCHES  # only what was left of it
+    assert batches[0] - 1000 == steps - (step - 1) // BATCHES * BATCHES  # only what was left of it
     assert resumed == whole
     assert not list((tmp_path / "killed" / "scratch").glob("*/*.safetensors"))
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from killing import killed_at
 from oracle_models import same, small_network, tiny_images, workbench
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deconfound import training
 from deconfound.defenses.abl import ABL, Isolation, ascent, lowest
 from deconfound.defenses.workbench import Defended
 from deconfound.models.classifier import predict
@@ -204,31 +204,13 @@ def test_the_notes_count_the_isolated_and_say_how_many_share_a_label() -> None:
     assert done.notes["isolated_same_label"] == pytest.approx(labels.bincount().max().item() / 6)
 
 
-class Killed(BaseException):
-    """Nothing in the program can catch it, like a signal."""
-
-
 @pytest.mark.parametrize("step", [6, 12, 16, 1000])  # in each of the three stages; after the last
 def test_a_killed_run_ends_in_the_bytes_and_the_notes_of_an_uninterrupted_one(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = ABL(**SMALL)
     whole = trained(spec)[0]
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
-    real, calls = training.augment, [0]
-
-    def killing(*args: Any, **options: Any) -> Tensor:
-        calls[0] += 1
-        if calls[0] == step:
-            raise Killed
-        return real(*args, **options)
-
-    monkeypatch.setattr(training, "augment", killing)
-    if step < 1000:
-        with pytest.raises(Killed):
-            trained(spec, scratch=tmp_path)
-    else:
-        trained(spec, scratch=tmp_path)
+    killed_at(step, lambda: trained(spec, scratch=tmp_path), monkeypatch)
     torch.manual_seed(99)
     resumed = trained(spec, scratch=tmp_path)[0]
     assert same(dict(resumed.model.state_dict()), dict(whole.model.state_dict()))

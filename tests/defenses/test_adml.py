@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from killing import killed_at
 from oracle_models import Linear, linear_problem, same, small_network, snapshot, tiny_images, workbench
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deconfound import training
 from deconfound.attacks import ATTACKS
 from deconfound.attacks.ascent import Ascent
 from deconfound.defenses.adml import ADML, DoubleLearning, halves
@@ -337,10 +337,6 @@ def test_the_record_is_of_the_last_epoch_and_absent_where_nobody_looked() -> Non
     assert ADML(ascent=CLIMB, **NOTHING)(workbench(RECIPE)[0]).notes == {}
 
 
-class Killed(BaseException):
-    """Nothing in the program can catch it, like a signal."""
-
-
 @pytest.mark.parametrize("base", ["adversarial", "awp"])
 @pytest.mark.parametrize("step", [6, 1000])
 def test_a_killed_run_ends_in_the_bytes_and_the_notes_of_an_uninterrupted_one(
@@ -348,21 +344,7 @@ def test_a_killed_run_ends_in_the_bytes_and_the_notes_of_an_uninterrupted_one(
 ) -> None:
     defense = ADML(ascent=CLIMB, base=base)
     whole = defense(workbench(RECIPE)[0])
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
-    real, calls = training.augment, [0]
-
-    def killing(*args: Any, **options: Any) -> Tensor:
-        calls[0] += 1
-        if calls[0] == step:
-            raise Killed
-        return real(*args, **options)
-
-    monkeypatch.setattr(training, "augment", killing)
-    if step < 1000:
-        with pytest.raises(Killed):
-            defense(workbench(RECIPE, scratch=tmp_path)[0])
-    else:  # killed after its last epoch, before it handed anything back
-        defense(workbench(RECIPE, scratch=tmp_path)[0])
+    killed_at(step, lambda: defense(workbench(RECIPE, scratch=tmp_path)[0]), monkeypatch)
     torch.manual_seed(99)
     resumed = defense(workbench(RECIPE, scratch=tmp_path)[0])
     assert same(dict(resumed.model.state_dict()), dict(whole.model.state_dict()))

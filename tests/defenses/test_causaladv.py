@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from killing import Killed
 from oracle_models import linear_problem, same, small_network, snapshot, tiny_images, workbench
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
@@ -432,10 +433,6 @@ def test_the_attack_raises_the_style_term_more_the_more_it_counts() -> None:
 
 def everything(done: Any) -> dict[str, Any]:
     return {"model": dict(done.model.state_dict()), "parts": dict(done.parts)}
-
-
-class Killed(BaseException):
-    """The machine goes down."""
 
 
 @pytest.mark.parametrize(

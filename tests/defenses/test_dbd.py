@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from killing import killed_at
 from oracle_models import same, small_network, tiny_images, workbench
-from torch import Generator, Tensor
+from torch import Generator
 from torch.nn import functional as F
 
-from deconfound import training
 from deconfound.defenses.abl import lowest
 from deconfound.defenses.dbd import DBD, frozen_body, sce_losses, symmetric_cross_entropy
 from deconfound.defenses.workbench import Defended
@@ -176,10 +176,6 @@ def test_without_its_own_settings_the_finish_is_that_of_the_run() -> None:
     assert len(history["model"]) == 2 and history["model"][0]["lr"] == RECIPE.lr
 
 
-class Killed(BaseException):
-    """Nothing in the program can catch it, like a signal."""
-
-
 @pytest.mark.parametrize("finish", ["mixmatch", "supervised"])
 @pytest.mark.parametrize("step", [5, 12, 20, STAGES, 1000])  # in each of the three stages; after the last
 def test_a_killed_run_ends_in_the_bytes_and_the_notes_of_an_uninterrupted_one(
@@ -187,21 +183,7 @@ def test_a_killed_run_ends_in_the_bytes_and_the_notes_of_an_uninterrupted_one(
 ) -> None:
     spec = DBD(**SMALL, finish=finish, keep=0.3)
     whole = trained(spec)[0]
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
-    real, calls = training.augment, [0]
-
-    def killing(*args: Any, **options: Any) -> Tensor:
-        calls[0] += 1
-        if calls[0] == step:
-            raise Killed
-        return real(*args, **options)
-
-    monkeypatch.setattr(training, "augment", killing)
-    if step < 1000:
-        with pytest.raises(Killed):
-            trained(spec, scratch=tmp_path)
-    else:
-        trained(spec, scratch=tmp_path)
+    killed_at(step, lambda: trained(spec, scratch=tmp_path), monkeypatch)
     torch.manual_seed(99)
     resumed = trained(spec, scratch=tmp_path)[0]
     assert same(dict(resumed.model.state_dict()), dict(whole.model.state_dict()))

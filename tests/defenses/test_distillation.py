@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from killing import killed_at
 from oracle_models import same, small_network, snapshot, tiny_images, workbench
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deconfound import training
 from deconfound.defenses.distillation import Distillation, Imitation
 from deconfound.defenses.standard import cross_entropy
 from deconfound.recipe import Recipe
@@ -97,27 +97,13 @@ def test_scaled_losses_are_multiplied_by_the_square_of_the_temperature() -> None
     assert found[0] == pytest.approx(16 * found[1], rel=1e-6)
 
 
-class Killed(BaseException):
-    """Nothing in the program can catch it, like a signal."""
-
-
 def test_a_killed_run_goes_on_with_the_same_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(**options: Any) -> dict[str, Tensor]:
         return dict(Distillation(teacher_epochs=1)(workbench(RECIPE, **options)[0]).model.state_dict())
 
     whole = trained()
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
-    real, calls = training.augment, [0]
-
-    def killing(*args: Any, **options: Any) -> Tensor:
-        calls[0] += 1
-        if calls[0] == 10:  # four steps of the teacher, one epoch of the student, one step more
-            raise Killed
-        return real(*args, **options)
-
-    monkeypatch.setattr(training, "augment", killing)
-    with pytest.raises(Killed):
-        trained(scratch=tmp_path)
+    # four steps of the teacher, one epoch of the student, one step more
+    batches = killed_at(10, lambda: trained(scratch=tmp_path), monkeypatch)
     torch.manual_seed(99)
     assert same(trained(scratch=tmp_path), whole)
-    assert calls[0] == 10 + 4  # the last epoch only
+    assert batches[0] == 10 + 4  # the last epoch only

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from killing import killed_at
 from oracle_models import same, small_network, snapshot, tiny_images, workbench
 from torch import Tensor
 from torch.nn import functional as F
 
-from deconfound import training
 from deconfound.attacks.ascent import Ascent
 from deconfound.defenses import help as help_module
 from deconfound.defenses.awp import AWP, WeightPerturbation
@@ -110,30 +110,16 @@ def test_the_labels_of_the_helpers_matter() -> None:
     assert losses[0] != losses[1]
 
 
-class Killed(BaseException):
-    """Nothing in the program can catch it, like a signal."""
-
-
 def test_a_killed_run_goes_on_with_the_same_standard_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defense = HELP(ascent=CLIMB, standard_epochs=1)
     whole = trained(defense)
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
-    real, calls = training.augment, [0]
-
-    def killing(*args: Any, **options: Any) -> Tensor:
-        calls[0] += 1
-        if calls[0] == 10:  # four steps of the standard network, one epoch of the other, one step more
-            raise Killed
-        return real(*args, **options)
-
-    monkeypatch.setattr(training, "augment", killing)
-    with pytest.raises(Killed):
-        trained(defense, scratch=tmp_path)
+    # four steps of the standard network, one epoch of the other, one step more
+    batches = killed_at(10, lambda: trained(defense, scratch=tmp_path), monkeypatch)
     torch.manual_seed(99)
     assert same(trained(defense, scratch=tmp_path), whole)
-    assert calls[0] == 10 + 4  # the last epoch only
+    assert batches[0] == 10 + 4  # the last epoch only
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4], ids=["uniform", "ordinary", "saturated"])

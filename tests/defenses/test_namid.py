@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killing import killed_at
 from oracle_models import same, small_network, snapshot, tiny_images, workbench
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deconfound import training
 from deconfound.attacks.adaptive import AdaptivePGD
 from deconfound.attacks.ascent import Ascent
 from deconfound.attacks.pgd import PGD
@@ -438,10 +438,6 @@ def test_the_warmup_is_standard_training_at_a_constant_rate_with_a_history_of_it
     assert same(dict(done.model.state_dict()), dict(model.state_dict()))
 
 
-class Killed(BaseException):
-    """Nothing in the program can catch it, like a signal."""
-
-
 @pytest.mark.parametrize(
     "step", [3, 10, 1000], ids=["in the warmup", "in the second epoch", "after the last"]
 )
@@ -450,21 +446,7 @@ def test_a_killed_run_ends_in_the_bytes_and_notes_of_an_uninterrupted_one(
 ) -> None:
     bench, trainer = started()
     whole, history = SPEC(bench), trainer.history
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
-    real, calls = training.augment, [0]
-
-    def killing(*args: Any, **options: Any) -> Tensor:
-        calls[0] += 1
-        if calls[0] == step:
-            raise Killed
-        return real(*args, **options)
-
-    monkeypatch.setattr(training, "augment", killing)
-    if step < 1000:
-        with pytest.raises(Killed):
-            SPEC(started(tmp_path)[0])
-    else:
-        SPEC(started(tmp_path)[0])
+    killed_at(step, lambda: SPEC(started(tmp_path)[0]), monkeypatch)
     torch.manual_seed(99)  # another process
     bench, trainer = started(tmp_path)
     resumed = SPEC(bench)

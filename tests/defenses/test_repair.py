@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from killing import killed_at
 from oracle_models import CPU, same, small_network, snapshot, tiny_images
 from repair_benches import CLEAN, RECIPE, bench, convolutional
-from torch import Tensor
 
-from deconfound import training
 from deconfound.data.splits import stratified
 from deconfound.defenses import DEFENSES
 from deconfound.defenses.anp import ANP
@@ -88,10 +87,6 @@ def test_the_seed_decides_and_nothing_else(kind: str) -> None:
     assert same(dict(one.model.state_dict()), dict(two.model.state_dict())) and one.notes == two.notes
 
 
-class Killed(BaseException):
-    """Nothing in the program can catch it, like a signal."""
-
-
 @pytest.mark.parametrize("kind", sorted(REPAIRS.keys() - {"clp"}))
 @pytest.mark.parametrize(
     "step", [5, 1000]
@@ -100,27 +95,13 @@ def test_a_killed_repair_ends_in_the_bytes_and_the_notes_of_an_uninterrupted_one
     kind: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = REPAIRS[kind](bench())
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
-    real, calls = training.augment, [0]
-
-    def killing(*args: Any, **options: Any) -> Tensor:
-        calls[0] += 1
-        if calls[0] == step:
-            raise Killed
-        return real(*args, **options)
-
-    monkeypatch.setattr(training, "augment", killing)
-    if step < 1000:
-        with pytest.raises(Killed):
-            REPAIRS[kind](bench(scratch=tmp_path))
-    else:
-        REPAIRS[kind](bench(scratch=tmp_path))
+    batches = killed_at(step, lambda: REPAIRS[kind](bench(scratch=tmp_path)), monkeypatch)
     torch.manual_seed(99)
-    calls[0] = 5000
+    batches[0] = 5000
     resumed = REPAIRS[kind](bench(scratch=tmp_path))
     assert same(dict(resumed.model.state_dict()), dict(whole.model.state_dict()))
     assert resumed.notes == whole.notes
-    assert step < 1000 or calls[0] == 5000  # nothing was trained again
+    assert step < 1000 or batches[0] == 5000  # nothing was trained again
 
 
 # The parts that they share

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from killing import killed_at
 from oracle_models import same, small_network, tiny_images, workbench
 from torch import Tensor, nn
 
-from deconfound import training
 from deconfound.attacks.ascent import Ascent
 from deconfound.defenses.adversarial_training import AdversarialTraining
 from deconfound.defenses.robust_features import (
@@ -172,10 +172,6 @@ def test_a_run_that_starts_from_another_takes_its_network_and_trains_a_fresh_one
         )
 
 
-class Killed(BaseException):
-    """Nothing in the program can catch it, like a signal."""
-
-
 @pytest.mark.parametrize(
     "defense",
     [RobustFeatures(ascent=CLIMB, epochs=1, steps=3), NonRobustFeatures(epochs=1, ascent=CRAFT)],
@@ -188,18 +184,8 @@ def test_a_killed_run_goes_on_with_the_same_images(
         return dict(defense(workbench(RECIPE, **options)[0]).model.state_dict())
 
     whole = trained()
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
-    real, calls = training.augment, [0]
-
-    def killing(*args: Any, **options: Any) -> Tensor:
-        calls[0] += 1
-        if calls[0] == 10:  # four steps of the first network, one epoch of the second, one step more
-            raise Killed
-        return real(*args, **options)
-
-    monkeypatch.setattr(training, "augment", killing)
-    with pytest.raises(Killed):
-        trained(scratch=tmp_path)
+    # four steps of the first network, one epoch of the second, one step more
+    batches = killed_at(10, lambda: trained(scratch=tmp_path), monkeypatch)
     torch.manual_seed(99)
     assert same(trained(scratch=tmp_path), whole)
-    assert calls[0] == 10 + 4  # the last epoch only
+    assert batches[0] == 10 + 4  # the last epoch only
