@@ -72,7 +72,8 @@ def test_draws_are_those_of_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(LowestLoss, "examine", examine)
     PoisonForensics(detectors=LOSS)(backdoored())
     assert torch.equal(
-        torch.rand(3, generator=seen[0].rng("some")), torch.rand(3, generator=generator(0, "detector", "some"))
+        torch.rand(3, generator=seen[0].rng("some")),
+        torch.rand(3, generator=generator(0, "detector", "some")),
     )
     assert not seen[0].model.training
 
@@ -130,7 +131,10 @@ def test_what_is_easy_sits_in_the_low_tail_of_a_list_of_hard_images() -> None:
     block = {"itself": {"kind": "influence", "form": "tracin", "toward": "itself", "tail": "high"}}
     found = PoisonForensics(detectors=block | LOSS)(case)
     assert read(found, "itself.train.auroc") < 0.05 and read(found, "itself.train.upper_half") == 0
-    assert read(found, "itself.train.precision_from_below") == 1 and read(found, "itself.train.precision_at_n") == 0
+    assert (
+        read(found, "itself.train.precision_from_below") == 1
+        and read(found, "itself.train.precision_at_n") == 0
+    )
     assert read(found, "loss.train.upper_half") == 1 and read(found, "loss.train.class_named") == 1
 
 
@@ -171,7 +175,12 @@ def test_a_detector_that_refuses_becomes_a_note() -> None:
 
 @pytest.mark.parametrize(
     "blocks",
-    [{}, {"a.b": {"kind": "lowest_loss"}}, {"look": {"kind": "confidence"}}, {"look": {"kind": "neural_cleanse"}}],
+    [
+        {},
+        {"a.b": {"kind": "lowest_loss"}},
+        {"look": {"kind": "confidence"}},
+        {"look": {"kind": "neural_cleanse"}},
+    ],
 )
 def test_only_named_detectors_of_training_examples_are_taken(blocks: dict[str, Any]) -> None:
     with pytest.raises(ValueError):

@@ -45,7 +45,9 @@ def found() -> Readings:
 
 def written(monkeypatch: pytest.MonkeyPatch, mask: Tensor, success: float = 1.0) -> None:
     """The scan finds masks (K, H, W) that are given."""
-    made = Inverted(mask[:, None], torch.full((len(mask), 1, *mask.shape[1:]), 0.5), torch.full((len(mask),), success))
+    made = Inverted(
+        mask[:, None], torch.full((len(mask), 1, *mask.shape[1:]), 0.5), torch.full((len(mask),), success)
+    )
     monkeypatch.setattr(NeuralCleanse, "invert", lambda self, evidence: made)
 
 
@@ -75,7 +77,9 @@ def test_the_true_trigger_is_pictured_beside_the_masks(found: Readings) -> None:
     before, after = found.pictures["trigger.images"]
     assert np.array_equal(before, test.x[0].numpy()) and np.array_equal(after, lit(test.x)[0].numpy())
     assert found.pictures["trigger.changed"].nonzero()[0].tolist() == [SIDE - 1]
-    assert found.pictures["trigger.changed"].sum() == 1 and found.pictures["trigger.target"].tolist() == [TARGET]
+    assert found.pictures["trigger.changed"].sum() == 1 and found.pictures["trigger.target"].tolist() == [
+        TARGET
+    ]
     assert found.pictures["masks"].shape == (CLASSES, SIDE, SIDE)
     assert found.pictures["patterns"].shape == (CLASSES, 1, SIDE, SIDE)
     assert found.pictures["patterns"].dtype == np.uint8
@@ -97,7 +101,9 @@ def test_a_mask_that_is_known_has_known_numbers(monkeypatch: pytest.MonkeyPatch)
     assert read(found, "class_1.inverted.accused") == 0
     assert np.nanmean(read(found, "target.inverted.iou")) == 1
     stricter = TriggerInversion(ratio=0.1)(case)
-    assert read(stricter, "target.inverted.accused") == 1 and read(stricter, "target.inverted.convincing") == 0
+    assert (
+        read(stricter, "target.inverted.accused") == 1 and read(stricter, "target.inverted.convincing") == 0
+    )
     assert found.pictures["accused"].tolist() == [True, False, False, False, False]
 
 

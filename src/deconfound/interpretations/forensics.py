@@ -77,9 +77,9 @@ class PoisonForensics:
     float32, of the variance.
     """
 
-    detectors: Annotated[dict[str, dict[str, Any]], Field(min_length=1), AfterValidator(_look_at_examples)] = (
-        Field(default_factory=usual_detectors)
-    )
+    detectors: Annotated[
+        dict[str, dict[str, Any]], Field(min_length=1), AfterValidator(_look_at_examples)
+    ] = Field(default_factory=usual_detectors)
     shown: Natural = 20
     components_of: Natural = 1000
 
@@ -130,7 +130,9 @@ class PoisonForensics:
         if len(members) > self.components_of:
             members = members[np.linspace(0, len(members) - 1, self.components_of).round().astype(int)]
         if len(members) < 2 or case.model.head.in_features < 2:
-            found.notes.append("Features are not drawn: there are fewer than two images, or than two features.")
+            found.notes.append(
+                "Features are not drawn: there are fewer than two images, or than two features."
+            )
             return
         points, shares = principal(representations(case.model, case.train.x[torch.from_numpy(members)]))
         found.pictures["components"] = points.numpy().astype(np.float32)

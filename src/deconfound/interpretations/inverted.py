@@ -1,11 +1,11 @@
 """Trigger inversion: which patch sends all images to a class, and is it the trigger that the attacker used?
 
 Wang et al., "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks", IEEE S&P 2019; the search
-is that of `deconfound.detectors.inversion`, the verdict that of `deconfound.detectors.neural_cleanse`. It needs no truth and
-is worth as much on a clean network, as the row that others are read against: among few classes one mask is always
-small, so the ratio to the median stands beside the deviation, and a class convinces only where both are extreme. Ours:
-the reversed mask is held against the pixels that the trigger changes, as many of its strongest as these are, as in
-trigger mass, and so are the masks of the other classes, which should have nothing to do with it.
+is that of `deconfound.detectors.inversion`, the verdict that of `deconfound.detectors.neural_cleanse`. It needs no
+truth and is worth as much on a clean network, as the row that others are read against: among few classes one mask is
+always small, so the ratio to the median stands beside the deviation, and a class convinces only where both are extreme.
+Ours: the reversed mask is held against the pixels that the trigger changes, as many of its strongest as these are, as
+in trigger mass, and so are the masks of the other classes, which should have nothing to do with it.
 """
 
 import torch

@@ -196,8 +196,8 @@ def mosaic(
             axes.text(
                 column * 1.06 + cell / 2,
                 top + cell + words * 0.72,
-                shorten(text, int(13 * small)),
-                fontsize=7 if len(text) > int(9 * small) else 8,
+                shorten(text, round(13 * small)),
+                fontsize=7 if len(text) > 9 or small < 1 else 8,
                 color=colour,
                 ha="center",
             )

@@ -1,4 +1,4 @@
-"""Sheets of pictures of what looks for the poison: the heads of the lists, and reversed triggers beside the true one."""
+"""Sheets of what looks for the poison: the heads of the lists, and reversed triggers beside the true one."""
 
 from collections.abc import Sequence
 
@@ -73,7 +73,9 @@ def reversed_triggers(one: Interpreted, name: str, arrays: Arrays, marks: Marks)
     names = [(one.classes[k], WRONG if accused[k] else INK) for k in shown]
     strips = [
         *(the_trigger(one, arrays, target) if known and target is not None else []),
-        Strip("reversed masks: white is stamped, black left alone", masks[shown][:, None], names, masks=outlines),
+        Strip(
+            "reversed masks: white is stamped, black left alone", masks[shown][:, None], names, masks=outlines
+        ),
         Strip(
             "reversed masks with their patterns, on grey; pixels of mask",
             patches[shown],
@@ -104,14 +106,16 @@ def reversed_triggers(one: Interpreted, name: str, arrays: Arrays, marks: Marks)
 
 def the_trigger(one: Interpreted, arrays: Arrays, target: int) -> list[Strip]:
     """A victim without and with the trigger, the pixels that it changes, and the mask and patch of its class."""
-    changed = np.repeat(arrays["trigger.changed"].astype(np.float64)[None], len(arrays["trigger.images"][0]), 0)
+    changed = np.repeat(
+        arrays["trigger.changed"].astype(np.float64)[None], len(arrays["trigger.images"][0]), 0
+    )
     images = np.concatenate([arrays["trigger.images"] / 255.0, changed[None]])
     words = [("without", INK), ("with", INK), ("changed", INK)]
     return [Strip(f"the true trigger, which asks for {one.classes[target]}", images, words)]
 
 
 def chosen(norms: Array, target: int | None) -> list[int]:
-    """The attacker's class first if there is one, then the others: all in their order, or those with the smallest masks."""
+    """The attacker's class first if there is one, then the others in their order, or those with the smallest masks."""
     rest = [int(k) for k in np.argsort(norms, kind="stable") if k != target]
     first = [] if target is None else [target]
     kept = rest[: CLASSES - len(first)]

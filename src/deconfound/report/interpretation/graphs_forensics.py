@@ -15,7 +15,7 @@ from deconfound.report.interpretation.strips import by_start
 from deconfound.report.interpretation.vocabulary import subject_key, subject_words
 from deconfound.report.pictures import WRONG
 from deconfound.report.plotting import NEUTRAL, Figure, canvas, legend, legend_height, save, shorten
-from deconfound.report.words import label, setting_label
+from deconfound.report.words import label, listing, setting_label
 
 BINS = 24
 ENDS = (1, 99)  # percentiles of the scores at which the axis ends
@@ -50,9 +50,7 @@ def scores(one: Interpreted, name: str) -> list[Figure]:
     figure.supxlabel("score: more suspicious to the right", fontsize=9)
     sns.despine(figure)
     legend(figure, squares(len(words)), words, line=False)
-    about = "; ".join(
-        [f"{int(poisoned.sum())} of {len(poisoned)} training images are poisoned"] if poisoned.any() else []
-    )
+    about = f"{int(poisoned.sum())} of {len(poisoned)} training images are poisoned"
     return [
         save(
             figure,
@@ -60,11 +58,11 @@ def scores(one: Interpreted, name: str) -> list[Figure]:
             section=one.kind(name),
             title=f"{title_of(one)}: scores of training images, seed {one.seed}",
             caption="Share of the clean (grey) and of the poisoned (red line) training images with each score; the "
-            f"axis ends at the {ENDS[0]}st and the {ENDS[1]}th percentile, and the outer bars hold what lies beyond. A "
-            "detector that works has the red line on the right; where it lies on the left, the poison sits in the other "
-            "tail." + ("" if poisoned.any() else " Nothing is poisoned here: this is how clean images spread."),
-            alt=f"Histograms of the scores of {', '.join(map(subject_words, detectors))} for {title_of(one)}"
-            + (f"; {about}." if about else "."),
+            "axis ends at the 1st and the 99th percentile, and the outer bars hold what lies beyond. A detector "
+            "that works has the red line on the right; where it lies on the left, the poison sits in the other "
+            "tail."
+            + ("" if poisoned.any() else " Nothing is poisoned here: this is how clean images spread."),
+            alt=f"Histograms of the scores of {listing(map(subject_words, detectors))} for {title_of(one)}; {about}.",
         )
     ]
 
@@ -91,9 +89,7 @@ def features(runs: Sequence[Interpreted], name: str) -> list[Figure]:
     places = dict.fromkeys((one.dataset, one.model) for one in runs)
     found = []
     for place in places:
-        mine = [
-            one for one in runs if (one.dataset, one.model) == place and "components" in one.drawn(name)
-        ]
+        mine = [one for one in runs if (one.dataset, one.model) == place and "components" in one.drawn(name)]
         found += [scattered(mine, name)] if mine else []
     return found
 
@@ -116,8 +112,8 @@ def scattered(runs: Sequence[Interpreted], name: str) -> Figure:
         axis.set_title(f"{shorten(who, 26)}\nlabelled {shorten(given, 16)}")
         axis.set_xticks([])
         axis.set_yticks([])
-        axis.set_xlabel(f"first: {share[0]:.0%} of the variance")
-        axis.set_ylabel(f"second: {share[1]:.0%}")
+        axis.set_xlabel(f"first: {100 * share[0]:.0f} % of the variance")
+        axis.set_ylabel(f"second: {100 * share[1]:.0f} %")
         said.append(f"{who}: {int(poisoned.sum())} of {len(poisoned)} poisoned")
     for axis in axes.flat[len(runs) :]:
         axis.axis("off")

@@ -69,7 +69,8 @@ INVERSION = Layout(
             "anomaly index", "Deviations below the median; a class above 2 is accused if its patch works."
         ),
         "success": share(
-            "patch works", "Share of the held-out images that the patch sends to the class; 98 % is asked for."
+            "patch works",
+            "Share of the held-out images that the patch sends to the class; 98 % is asked for.",
         ),
         "accused": share("accused", "Share of seeds in which the class is accused."),
         "convincing": share(
