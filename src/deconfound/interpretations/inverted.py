@@ -129,5 +129,5 @@ def _target(case: Case) -> int | None:
     rows = victims_of(case)
     if rows is None or case.truth.hoped is None or not bool(rows.any()):
         return None
-    wanted = case.truth.hoped.cpu()[rows].unique().tolist()
-    return int(wanted[0]) if len(wanted) == 1 else None
+    wanted = set(case.truth.hoped.cpu()[rows].tolist())
+    return int(wanted.pop()) if len(wanted) == 1 else None

@@ -197,7 +197,7 @@ def mosaic(
                 column * 1.06 + cell / 2,
                 top + cell + words * 0.72,
                 shorten(text, round(13 * small)),
-                fontsize=7 if len(text) > 9 or small < 1 else 8,
+                fontsize=6.5 if small < 1 else 7 if len(text) > 9 else 8,
                 color=colour,
                 ha="center",
             )

@@ -15,6 +15,8 @@ ACROSS = 10  # training images side by side
 TOGETHER = 4  # detectors of one sheet
 CLASSES = 10  # whose reversed triggers are shown
 GREY = 0.5  # behind a pattern where its mask is empty
+BACKDOORED = " In a backdoored network the mask of the attacker's class should be small and lie on the trigger (green outline)."
+CLEAN = " Nothing is poisoned here: so small a mask can be without any backdoor, and an accusation is a false one."
 
 
 def heads(one: Interpreted, name: str, arrays: Arrays, marks: Marks) -> list[Sheet]:
@@ -61,18 +63,18 @@ def reversed_triggers(one: Interpreted, name: str, arrays: Arrays, marks: Marks)
     """The true trigger, and below it the masks and the patches of the classes."""
     if "masks" not in arrays:
         return []
-    masks, known = arrays["masks"], "trigger.images" in arrays
-    target = int(arrays["trigger.target"][0]) if known else None
+    masks = arrays["masks"]
+    target = int(arrays["trigger.target"][0]) if "trigger.target" in arrays else None
     shown = chosen(arrays["norms"], target)
     norms, accused = arrays["norms"], arrays["accused"].astype(bool)
     outlines = None
-    if known:
+    if target is not None:
         outlines = np.zeros((len(shown), *masks.shape[1:]), bool)
         outlines[shown.index(target)] = arrays["trigger.changed"].astype(bool)
     patches = masks[:, None] * (arrays["patterns"] / 255.0) + (1 - masks[:, None]) * GREY
     names = [(one.classes[k], WRONG if accused[k] else INK) for k in shown]
     strips = [
-        *(the_trigger(one, arrays, target) if known and target is not None else []),
+        *(the_trigger(one, arrays, target) if target is not None else []),
         Strip(
             "reversed masks: white is stamped, black left alone", masks[shown][:, None], names, masks=outlines
         ),
@@ -84,12 +86,12 @@ def reversed_triggers(one: Interpreted, name: str, arrays: Arrays, marks: Marks)
     ]
     file, title = begin(one, name)
     caption = (
-        "For each class the smallest patch that was found to send all images there; accused classes are red. In a "
-        "backdoored network the mask of the attacker's class should be small and lie on the trigger (green outline)."
-        if known
-        else "For each class the smallest patch that was found to send all images there; accused classes are red. "
-        "Nothing is poisoned here: so small a mask can be without any backdoor, and an accusation is a false one."
+        "For each class the smallest patch that was found to send all images there; accused classes are red."
     )
+    if target is not None:
+        caption += BACKDOORED
+    elif one.poison == "clean":
+        caption += CLEAN
     if len(shown) < len(masks):
         caption += f" Of {len(masks)} classes those with the smallest masks."
     return [
