@@ -11,6 +11,7 @@ from truth_cases import case_of, once_more, read
 
 from deconfound.interpretations.case import Case, Readings, Truth
 from deconfound.interpretations.forensics import PoisonForensics, of_list, principal, usual_detectors
+from deconfound.measures import hits_among
 from deconfound.rng import generator
 from deconfound.types import Images
 
@@ -69,13 +70,18 @@ def test_draws_are_those_of_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> N
         seen.append(evidence)
         return Flagged(torch.zeros(COUNT), torch.zeros(COUNT, dtype=torch.bool))
 
-    monkeypatch.setattr(LowestLoss, "examine", examine)
-    PoisonForensics(detectors=LOSS)(backdoored())
+    case = backdoored()
+    case.model.train()
+    modes: list[bool] = []
+    monkeypatch.setattr(
+        LowestLoss, "examine", lambda *both: modes.append(case.model.training) or examine(*both)
+    )
+    PoisonForensics(detectors=LOSS)(case)
+    assert modes == [False] and case.model.training
     assert torch.equal(
         torch.rand(3, generator=seen[0].rng("some")),
         torch.rand(3, generator=generator(0, "detector", "some")),
     )
-    assert not seen[0].model.training
 
 
 def test_the_head_of_the_list_is_kept_with_the_truth_beside_it(found: Readings) -> None:
@@ -136,6 +142,12 @@ def test_what_is_easy_sits_in_the_low_tail_of_a_list_of_hard_images() -> None:
         and read(found, "itself.train.precision_at_n") == 0
     )
     assert read(found, "loss.train.upper_half") == 1 and read(found, "loss.train.class_named") == 1
+
+
+def test_half_an_example_counts_half() -> None:
+    positive = np.array([False, True, True])
+    scores = np.array([3.0, 2.0, 1.0])
+    assert [hits_among(scores, positive, count) for count in (0, 1, 1.5, 2, 3, 9)] == [0, 0, 0.5, 1, 2, 2]
 
 
 def test_equal_scores_count_as_if_in_random_order() -> None:

@@ -164,6 +164,7 @@ def test_poisoned_images_at_the_head_of_a_list_have_red_labels(
         *("lowest loss: 4 of 20 poisoned", "", "spectral: 4 of 20 poisoned", "")
     ]
     assert [len(strip.images) for strip in sheet.strips] == [10] * 4
+    assert drawn(sheet).svg.count("<image") == 40
     words = [word for strip in sheet.strips[:2] for word in strip.words]
     bad, labels = arrays["top.lowest_loss.poisoned"], arrays["top.lowest_loss.labels"]
     assert [colour for _, colour in words] == [WRONG if poisoned else INK for poisoned in bad]

@@ -15,7 +15,7 @@ ACROSS = 10  # training images side by side
 TOGETHER = 4  # detectors of one sheet
 CLASSES = 10  # whose reversed triggers are shown
 GREY = 0.5  # behind a pattern where its mask is empty
-BACKDOORED = " In a backdoored network the mask of the attacker's class should be small and lie on the trigger (green outline)."
+BACKDOORED = " In a backdoored network the mask of the attacker's class should be small and lie on the trigger (green)."
 CLEAN = " Nothing is poisoned here: so small a mask can be without any backdoor, and an accusation is a false one."
 
 

@@ -7,12 +7,12 @@ from deconfound.report.interpretation.layouts import Layout, Pick, Word, score, 
 FORENSICS = Layout(
     title="The lists of suspicious training images",
     lead="Each detector puts the training images in order, the most suspicious first. n is the number of poisoned "
-    "images, which no detector is told. If a list were random, AUROC and the upper half would be 50 %, and precision "
-    "and recall as large as the share of poison. Read a list from both ends: triggers are easy to learn, so what looks "
+    "images, which no detector is told. If a list were random, AUROC and the upper half would be 50 %, precision the "
+    "share of poison in the training set, and recall half as much again. Read a list from both ends: triggers are easy to learn, so what looks "
     "for hard images puts them last, and an AUROC near 0 has found the poison as well as one near 100 %; only nobody "
     "knows beforehand which end to read. A good order does not say where the poison ends: how many images to "
-    "throw out is another question (flagged). And every training set has a most suspicious image: the same detectors "
-    "flag as many where nothing is poisoned.",
+    "throw out is another question (flagged). And every training set has a most suspicious image: many "
+    "detectors flag a fixed share, also where nothing is poisoned.",
     subjects="detector",
     words={
         "auroc": share(
