@@ -8,11 +8,11 @@ FORENSICS = Layout(
     title="The lists of suspicious training images",
     lead="Each detector puts the training images in order, the most suspicious first. n is the number of poisoned "
     "images, which no detector is told. If a list were random, AUROC and the upper half would be 50 %, precision the "
-    "share of poison in the training set, and recall half as much again. Read a list from both ends: triggers are easy to learn, so what looks "
-    "for hard images puts them last, and an AUROC near 0 has found the poison as well as one near 100 %; only nobody "
-    "knows beforehand which end to read. A good order does not say where the poison ends: how many images to "
-    "throw out is another question (flagged). And every training set has a most suspicious image: many "
-    "detectors flag a fixed share, also where nothing is poisoned.",
+    "share of poison in the training set, and recall half as much again. Read a list from both ends: triggers are "
+    "easy to learn, so what looks for hard images puts them last, and an AUROC near 0 has found the poison as well as "
+    "one near 100 %; only nobody knows beforehand which end to read. A good order does not say where the poison ends: "
+    "how many images to throw out is another question (flagged). And every training set has a most suspicious image: "
+    "many detectors flag a fixed share, also where nothing is poisoned.",
     subjects="detector",
     words={
         "auroc": share(
