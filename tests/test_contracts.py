@@ -246,6 +246,12 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "concepts": {"examples": 18, "size": 4, "sets": 3, "attack": FGSM},
         "influence_poisoning": {"moved": [1, 3], "steps": 2, "targets": 4, "examples": 9, "pictured": 2},
         "influential_examples": {"examples": 6},
+        "poison_forensics": {"detectors": {"sure": {"kind": "lowest_loss"}}, "shown": 3, "components_of": 9},
+        "trigger_inversion": {
+            "scan": {"inversion": {"passes": 2, "batch_size": 8}},
+            "examples": 9,
+            "held": 12,
+        },
     },
     "models": {
         "denoising_cnn": {"operation": "dot_product", "after": [1], "widths": [3, 4], "hidden": 5},

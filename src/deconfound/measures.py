@@ -88,3 +88,15 @@ def auroc(score: NDArray[np.float64], positive: Bools) -> float:
     negative = np.sort(score[~positive])
     below, not_above = (np.searchsorted(negative, score[positive], side=side) for side in ("left", "right"))
     return float((below + not_above).mean() / (2 * len(negative)))
+
+
+def hits_among(score: NDArray[np.float64], positive: Bools, count: float) -> float:
+    """How many positives are among the `count` examples with the highest scores (N,), or all if there are fewer; the
+    expectation over the order of equal scores.
+    """
+    count = min(count, len(score))
+    if count <= 0:
+        return 0.0
+    limit = np.sort(score)[::-1][int(np.ceil(count)) - 1]
+    above, tied = score > limit, score == limit
+    return float(positive[above].sum() + (count - above.sum()) * positive[tied].mean())

@@ -15,4 +15,6 @@ INTERPRETATIONS = {
     "concepts": "deconfound.interpretations.concepts:Concepts",
     "influence_poisoning": "deconfound.interpretations.poisoning:InfluencePoisoning",
     "influential_examples": "deconfound.interpretations.examples:InfluentialExamples",
+    "poison_forensics": "deconfound.interpretations.forensics:PoisonForensics",
+    "trigger_inversion": "deconfound.interpretations.inverted:TriggerInversion",
 }

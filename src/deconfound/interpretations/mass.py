@@ -23,8 +23,8 @@ from deconfound.interpretations.regions import (
     AttributionBlocks,
     Situation,
     add_galleries,
+    changed_region,
     erased,
-    leading,
     read_masses,
 )
 from deconfound.models.classifier import to_unit
@@ -199,13 +199,10 @@ class TriggerMass:
 
     def _mask(self, found: Readings, change: Tensor, rows: Tensor) -> Tensor:
         """(N, H, W) bool, of changes (N, H, W)."""
-        mask, pixels = change > 0, change[0].numel()
-        share = float(mask[rows].double().mean())
-        if share > self.widest:
-            size = torch.full((len(change),), max(1, round(self.strongest * pixels)))
-            mask &= leading(change, size)
+        mask, share, cut = changed_region(change, rows, widest=self.widest, strongest=self.strongest)
+        if cut:
             found.notes.append(
-                f"The trigger changes {share:.0%} of the pixels: the {int(size[0])} of {pixels} that it changes most"
+                f"The trigger changes {share:.0%} of the pixels: the {cut} of {change[0].numel()} that it changes most"
                 " stand for it, and deletion leaves the rest of it in place."
             )
         found.note("trigger", "stamped", "changed_share", share)

@@ -141,3 +141,18 @@ def leading(values: Tensor, count: Tensor) -> Tensor:
     order = flat.argsort(stable=True, dim=1, descending=True)
     ranks = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1]).expand_as(order))
     return (ranks < count.cpu()[:, None]).view(values.shape)
+
+
+def changed_region(
+    change: Tensor, rows: Tensor, *, widest: float, strongest: float
+) -> tuple[Tensor, float, int]:
+    """Where a trigger lies, (N, H, W) bool, by how much it changes each pixel of each image, (N, H, W); and the mean
+    share of the pixels that it changes of images rows (N,) bool. Where that is above `widest`, so many of those that it
+    changes most, a share `strongest` of all, stand for it; their number comes last, 0 where nothing is cut.
+    """
+    region, pixels = change > 0, change[0].numel()
+    share = float(region[rows].double().mean())
+    if share <= widest:
+        return region, share, 0
+    size = max(1, round(strongest * pixels))
+    return region & leading(change, torch.full((len(change),), size)), share, size

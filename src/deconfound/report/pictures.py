@@ -167,21 +167,24 @@ def magnified(scale: float) -> str:
 def mosaic(
     rows: Sequence[tuple[str, list[Array], list[tuple[str, str]]]],
     masks: Mapping[tuple[int, int], Array] | None = None,
+    *,
+    columns: int = COLUMNS,
 ) -> Any:
-    """Rows of images with a title above each row and, where given, coloured words below each image. masks: regions
-    (H, W) bool, drawn as outlines, of images by (row, column).
+    """Rows of images with a title above each row that has one and, where given, coloured words below each image. masks:
+    regions (H, W) bool, drawn as outlines, of images by (row, column). columns: images that fit side by side.
     """
-    cell, title, words = 1.0, 0.3, 0.24
-    height = sum(cell + title + (words if names else 0.04) for _, _, names in rows)
-    inch = WIDTH / (COLUMNS * 1.06)
+    small = COLUMNS / columns  # an image, beside one of a figure of COLUMNS; words keep their size
+    cell, title, words = 1.0, 0.3 / small, 0.24 / small
+    height = sum(cell + title * bool(name) + (words if names else 0.04) for name, _, names in rows)
+    inch = WIDTH / (columns * 1.06)
     figure, axes = canvas(height * inch)
-    axes.set_xlim(0, COLUMNS * 1.06)
+    axes.set_xlim(0, columns * 1.06)
     axes.set_ylim(height, 0)
     axes.axis("off")
     top = 0.0
     for number, (heading, images, names) in enumerate(rows):
         axes.text(0, top + title * 0.8, heading, fontsize=8.5, va="baseline")
-        top += title
+        top += title * bool(heading)
         for column, image in enumerate(images):
             left = column * 1.06
             axes.imshow(
@@ -193,8 +196,8 @@ def mosaic(
             axes.text(
                 column * 1.06 + cell / 2,
                 top + cell + words * 0.72,
-                shorten(text, 13),
-                fontsize=7 if len(text) > 9 else 8,
+                shorten(text, round(13 * small)),
+                fontsize=6.5 if small < 1 else 7 if len(text) > 9 else 8,
                 color=colour,
                 ha="center",
             )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from deconfound.report.inputs import Inputs, Interpretation
-from deconfound.report.interpretation import graphs, graphs_maps
+from deconfound.report.interpretation import graphs, graphs_forensics, graphs_maps
 from deconfound.report.interpretation.files import Interpreted, first_of_each
 from deconfound.report.interpretation.galleries import sheets
 from deconfound.report.interpretation.grids import by_cell
@@ -13,13 +13,17 @@ from deconfound.report.plotting import Figure
 from deconfound.report.words import Order
 
 SHOWN = 4  # models of a data set whose pictures are drawn, per block
-FEWER: Mapping[str, int] = {"attribution_shift": 2}  # a sheet per map takes room
+FEWER: Mapping[str, int] = {"attribution_shift": 2, "poison_forensics": 2}  # a sheet per map takes room
 OF_RUN: Mapping[str, Sequence[Callable[[Interpreted, str], list[Figure]]]] = {
     "attribution_shift": (graphs_maps.noise_beside_attack,),
     "map_trust": (graphs_maps.removal,),
     "adversarial_detection": (graphs.operating,),
     "components": (graphs_maps.changes,),
     "robust_interpretability": (graphs_maps.alignment,),
+    "poison_forensics": (graphs_forensics.scores,),
+}
+OF_RUNS: Mapping[str, Callable[[Sequence[Interpreted], str], list[Figure]]] = {
+    "poison_forensics": graphs_forensics.features,
 }
 OF_CELL: Mapping[str, Callable[[Sequence[Interpretation], str], list[Figure]]] = {
     "adversarial_detection": graphs.matrix,
@@ -37,6 +41,8 @@ def draw(inputs: Inputs, records: Sequence[Interpreted], order: Order) -> list[F
         for one in mine:
             for chart in OF_RUN.get(one.kind(name), ()):
                 made += chart(one, name)
+        if chart_of_runs := OF_RUNS.get(mine[0].kind(name)):
+            made += chart_of_runs(mine, name)
         groups = {one.group for one in mine}
         for rows in by_cell([row for row in inputs.interpretation if row.interpretation == name], order):
             if rows[0].group in groups and (chart_of := OF_CELL.get(rows[0].kind)):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from deconfound.report.interpretation import galleries_maps, galleries_models
+from deconfound.report.interpretation import galleries_forensics, galleries_maps, galleries_models
 from deconfound.report.interpretation.files import Interpreted
 from deconfound.report.interpretation.sheets import Arrays, Marks
 from deconfound.report.interpretation.strips import Sheet
@@ -19,6 +19,8 @@ MAKERS: Mapping[str, Callable[[Interpreted, str, Arrays, Marks], list[Sheet]]] =
     "concepts": galleries_models.concepts,
     "influential_examples": galleries_models.influence,
     "influence_poisoning": galleries_models.poisoning,
+    "poison_forensics": galleries_forensics.heads,
+    "trigger_inversion": galleries_forensics.reversed_triggers,
 }
 
 

@@ -47,6 +47,7 @@ PARTS: dict[str, Part] = {
         "Detectors rank the training images without knowing which are poisoned; afterwards their ranking is scored. "
         "The poison was planted, so precision and recall are exact. Detectors of this table look at loss, features "
         "or influence.",
+        ("poison_forensics",),
         reason="No training set of this experiment is poisoned, or no detector of training examples was asked.",
     ),
     "scans": Part(
@@ -54,6 +55,7 @@ PARTS: dict[str, Part] = {
         "A scan asks of every class how little it takes to send all images there; in a backdoored model the "
         "attacker's class takes suspiciously little. Clean models are accused as well: with few classes something "
         "always stands out, so read the row of the clean model first.",
+        ("trigger_inversion",),
         reason="No detector of backdoored models was asked.",
     ),
     "neurons": Part(
@@ -89,10 +91,10 @@ def sections(
     made = []
     for name, part in PARTS.items():
         blocks = gallery(drawn) if name == GALLERY else []
-        for kind in part.kinds:
-            blocks += of_one(kind, name, part, inputs, drawn, order, marks)
         if look := LOOKS.get(name):
             blocks += look(inputs, order)
+        for kind in part.kinds:
+            blocks += of_one(kind, name, part, inputs, drawn, order, marks)
         if blocks:
             lead = part.lead or layout_of(part.kinds[0]).lead
             made.append(section(name, part.title, lead, blocks))
@@ -128,7 +130,7 @@ def of_one(
     if not rows:
         return []
     layout = layout_of(kind)
-    titled = len(part.kinds) != 1
+    titled = len(part.kinds) != 1 or bool(part.lead)
     words = [heading(layout.title), text(layout.lead)] if titled else []
     return [*words, *figures(drawn, kind), *of_kind(rows, layout, order, marks)]
 
@@ -167,8 +169,8 @@ def missing(shown: Collection[str], inputs: Inputs, records: Sequence[Interprete
             + ("asked for, but it gave no reading; its reasons are below." if kind in asked else NOT_ASKED)
             for kind in lacking
         ]
-        if not part.kinds and name not in shown:
-            reasons = [part.reason]
+        if part.reason and name not in shown:
+            reasons.insert(0, part.reason)
         if reasons:
             items.append((part.title, reasons))
     blocks = [facts(items)] if items else [text("Every section has something to show.")]

@@ -33,7 +33,7 @@ class Strip:
 @dataclass(frozen=True)
 class Sheet:
     """A figure of strips. unit: of the maps; ends: what the colours mean; alone: every map has its own scale, else the
-    maps of an image share one.
+    maps of an image share one. columns: images side by side.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Sheet:
     unit: str = ""
     ends: tuple[str, str] = ("lowers", "raises")
     alone: bool = False
+    columns: int = COLUMNS
 
 
 def change(title: str, before: Array, after: Array) -> Strip:
@@ -72,7 +73,7 @@ def drawn(sheet: Sheet) -> Figure:
     rows: list[tuple[str, list[Array], list[Words]]] = []
     masks: dict[tuple[int, int], Array] = {}
     for number, strip in enumerate(sheet.strips):
-        count = min(COLUMNS, len(strip.images))
+        count = min(sheet.columns, len(strip.images))
         if strip.signed:
             own = scale_of([strip]) if sheet.alone else limits
             images = [coloured(strip.images[i], own[i]) for i in range(count)]
@@ -85,10 +86,10 @@ def drawn(sheet: Sheet) -> Figure:
     if last is not None and not sheet.alone:
         below = [(f"±{limit:.2g}", INK) for limit in limits[: len(rows[last][1])]]
         rows[last] = (rows[last][0], rows[last][1], list(rows[last][2]) or below)
-    figure = mosaic(rows, masks)
+    figure = mosaic(rows, masks, columns=sheet.columns)
     if last is not None:
         scale(figure, sheet)
-    words = f"{sheet.title}: " + "; ".join(strip.title for strip in sheet.strips)
+    words = f"{sheet.title}: " + "; ".join(strip.title for strip in sheet.strips if strip.title)
     return save(
         figure, name=sheet.name, section=sheet.section, title=sheet.title, caption=sheet.caption, alt=words
     )

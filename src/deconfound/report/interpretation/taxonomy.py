@@ -46,7 +46,7 @@ BOXES: Mapping[str, Box] = {
     "F2": Box(
         "explaining by training examples",
         "Which training images made the model answer like this?",
-        ("influential_examples", "influence"),
+        ("influential_examples", "influence", "poison_forensics"),
         ("influence", "forensics"),
     ),
     "A1": Box(
@@ -124,7 +124,7 @@ BOXES: Mapping[str, Box] = {
         "Do the activations of attacked images, of poisoned training images, or of backdoored models stand out?",
         (
             *("mahalanobis", "lid", "witnesses", "activation_clustering", "spectral_signatures"),
-            *("neural_cleanse", "stimulation"),
+            *("neural_cleanse", "stimulation", "poison_forensics", "trigger_inversion"),
         ),
         ("detectors", "forensics", "scans"),
     ),

@@ -34,6 +34,7 @@ SUBJECTS: Mapping[str, str] = {
     "cw_l2": "C&W L2",
     "tcav": "TCAV",
     "ig_norm": "IG-NORM",
+    "target": "the attacker's class",
 }
 """In the order of the tables."""
 RULES: Mapping[str, str] = {
