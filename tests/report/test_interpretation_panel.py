@@ -112,7 +112,7 @@ def test_the_points_of_the_evidence_are_the_readings_of_the_models(canvases: lis
     assert np.allclose(points(first), wanted)
     assert np.allclose(points(second), [(2 - turn / 4, y) for turn, (_, y) in enumerate(wanted)])
     assert first.get_title() == "saliency: ρ = 1.00" and second.get_title() == "Grad-CAM: ρ = −1.00"
-    assert "saliency ρ = 1.00 (n = 4), Grad-CAM ρ = −1.00 (n = 4)" in figure.caption
+    assert "saliency 1.00, Grad-CAM −1.00 (n = 4 models)" in figure.caption
     assert "before do(style) in its place: saliency −1.00, Grad-CAM 1.00" in figure.caption
     assert figure.section == "object_mass" and "Among the models of one" not in figure.caption
     lines = [line.get_xydata().tolist() for line in first.lines if len(line.get_xdata()) == 2]
@@ -126,6 +126,9 @@ def test_two_models_or_two_that_share_a_map_are_no_scatter() -> None:
     rows = [row for row in models(4) if row.subject != "grad_cam" or row.defense in ("standard", "cbd")]
     (figure,) = graphs_points.evidence(given(rows), [], ORDER)
     assert "Grad-CAM" not in figure.caption
+    rows = [row for row in models(4) if row.subject != "grad_cam" or row.defense != "cbd"]
+    (figure,) = graphs_points.evidence(given(rows), [], ORDER)
+    assert "saliency 1.00 (n = 4), Grad-CAM −1.00 (n = 3)." in figure.caption
     styleless = [row for row in models(4) if row.kind == "object_mass"]
     assert graphs_points.evidence(given(styleless), [], ORDER) == []
 
@@ -138,7 +141,7 @@ def test_data_sets_share_a_figure_with_a_marker_each_and_a_correlation_of_their_
     assert len(points(shown(canvases[0])[0])) == 7
     marks = {line.get_marker() for line in shown(canvases[0])[0].lines if line.get_linestyle() == "None"}
     assert len(marks) == 2
-    assert "(n = 7)" in figure.caption
+    assert "(n = 7 models)" in figure.caption
     assert "low −1.00 to 1.00 (n = 4) and high −1.00 to 1.00 (n = 3)" in figure.caption
 
 
@@ -181,7 +184,7 @@ def test_networks_stand_in_order_each_with_its_twin_and_the_clean_one_last(canva
     (figure,) = graphs_bars.reliance(given(rows), [], ORDER)
     left, right = shown(canvases[0])
     names = [tick.get_text() for tick in left.get_yticklabels()]
-    assert names == ["standard", "CBD", "twin in CBD", "placebo", "trained without poison"]
+    assert names == ["standard", "CBD", "its biased twin", "placebo", "trained without poison"]
     assert lengths(right) == [15, 2, 20, 10, 1]
     maps = (8.0, 0), (8.0, 3), (8.0, 1)  # saliency, LRP, occlusion; Grad-CAM sees the trigger least
     assert lengths(left) == [round(s * v + p, 6) for s in (1.5, 0.2, 2, 1, 0.1) for v, p in maps]

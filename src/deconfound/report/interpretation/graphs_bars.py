@@ -73,7 +73,7 @@ def networks_of(groups: Mapping[str, Rows]) -> tuple[list[Network], list[str]]:
     for defense, rows in groups.items():
         own = network(rows, "", label(defense))
         found += [own] if own else []
-        if twin := network(rows, TWIN, f"twin in {label(defense)}"):
+        if twin := network(rows, TWIN, "its biased twin"):
             found.append(twin)
             twins += 1
         reference = reference or network(rows, CLEAN, "trained without poison")

@@ -95,7 +95,7 @@ def class_figure(setting: Setting, name: str, points: Points, maps: Sequence[str
         axis.set_xlim(-0.04, 1.04)
         axis.set_xticks([0, 0.5, 1], ["0", "50", "100 %"])
     figure.supxlabel("images of the class that the attack turns", fontsize=9)
-    figure.supylabel("change of the map, 1 − rank correlation", fontsize=9)
+    figure.supylabel("change of the map", fontsize=9)
     key(figure, palette, defenses, line=True)
     where = setting_label(setting)
     counts = sorted({known.shape[1] for known in points.values()})
@@ -106,8 +106,9 @@ def class_figure(setting: Setting, name: str, points: Points, maps: Sequence[str
         section="attribution_shift",
         title=f"{where}: are the classes that fall those whose maps move?",
         caption="A point is a class of a model, mean over its images and seeds; the map of the true class is compared "
-        "before and after the attack, whether it succeeded or not. If the evidence moves where the answers fall, "
-        f"points of one colour rise to the right. ρ: Spearman's rank correlation over the {size} classes of a model, "
+        "before and after the attack (change: 1 − rank correlation), whether it succeeded or not. If the evidence "
+        "moves where the answers fall, points of one colour rise to the right. ρ: Spearman's rank correlation over the "
+        f"{size} classes of a model, "
         f"median over models ({per_model(points, maps)}). With so few classes ρ has to be near 1 to mean anything.",
         alt=f"Points of the share of images turned against the change of their maps, one per class and model, for "
         f"{where}; median rank correlations: {per_map(points, maps)}.",

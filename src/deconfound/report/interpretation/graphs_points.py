@@ -153,8 +153,8 @@ def evidence_figure(models: Sequence[Model], maps: Sequence[str], name: str, ord
         section="object_mass",
         title=f"{label(first.model)}: who looks at the object answers right when the ground is drawn anew?",
         caption=evidence_words(models, maps),
-        alt=f"Points of the mass ratio on the object against accuracy under do(style), one per model, a panel per map;"
-        f" {rank_words(models, maps)}.",
+        alt=f"Points of the mass ratio on the object against accuracy under do(style), one per model, a panel per map; "
+        f"rank correlations: {rank_words(models, maps)}.",
     )
 
 
@@ -164,9 +164,14 @@ def rank(models: Sequence[Model], subject: str) -> float:
 
 
 def rank_words(models: Sequence[Model], maps: Sequence[str]) -> str:
-    """'saliency ρ = 0.71 (n = 14), Grad-CAM ρ = none (n = 3)'."""
+    """'saliency 0.71, Grad-CAM none (n = 14 models)'; where maps were read off unlike many models, n after each."""
     found = [(subject, with_map(models, subject)) for subject in maps]
-    return ", ".join(f"{subject_words(s)} ρ = {said(rank(mine, s))} (n = {len(mine)})" for s, mine in found)
+    sizes = {len(mine) for _, mine in found}
+    each = [
+        f"{subject_words(s)} {said(rank(mine, s))}" + (f" (n = {len(mine)})" if len(sizes) > 1 else "")
+        for s, mine in found
+    ]
+    return ", ".join(each) + (f" (n = {sizes.pop()} models)" if len(sizes) == 1 else "")
 
 
 def evidence_words(models: Sequence[Model], maps: Sequence[str]) -> str:
@@ -220,7 +225,11 @@ def panels(count: int, words: Sequence[str], **options: Any) -> tuple[list[Any],
     columns = min(2, count)
     rows = -(-count // columns)
     figure, grid = canvas(
-        0.5 + 1.65 * rows + legend_height(words), rows=rows, columns=columns, squeeze=False, **options
+        0.5 + max(2.4, 1.65 * rows) + legend_height(words),
+        rows=rows,
+        columns=columns,
+        squeeze=False,
+        **options,
     )
     axes = list(grid.flat)
     for axis in axes[count:]:
