@@ -18,9 +18,11 @@ from deconfound.defenses.cbd import CBD, Deconfounding, batch_normalised, genera
 from deconfound.defenses.cbd import relative_difficulty as difficulty
 from deconfound.defenses.standard import Standard, cross_entropy
 from deconfound.defenses.workbench import Workbench
+from deconfound.interpretations.mass import TWIN
 from deconfound.models.classifier import Classifier
 from deconfound.models.small_cnn import SmallCNN
 from deconfound.models.timm_models import TimmModel
+from deconfound.optimisers import under
 from deconfound.recipe import Recipe
 from deconfound.rng import generator, global_seed
 
@@ -375,6 +377,8 @@ def test_trace_and_notes_describe_the_twin_and_the_weights_after_the_first_epoch
     biased, clean = losses_of(networks["biased"]), losses_of(done.model)
     assert np.allclose(done.trace["biased_loss"], biased, atol=1e-6)
     assert np.allclose(done.trace["first_weight"], biased / (biased + clean), atol=1e-6)
+    assert same(under(done.parts, TWIN), networks["biased"].state_dict())
+    assert len(done.parts) == len(networks["biased"].state_dict())
     assert done.notes["biased_steps"] == BATCHES
     assert done.notes["biased_loss_median"] == pytest.approx(float(np.quantile(biased, 0.5)))
     assert done.notes["biased_loss_p05"] == pytest.approx(float(np.quantile(biased, 0.05)))

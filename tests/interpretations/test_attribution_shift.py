@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from oracle_models import same, small_network, snapshot, tiny_images
+from scipy.stats import spearmanr
 from torch import Generator, Tensor, nn
 
 from deconfound.attributions.shift import SHIFTS
@@ -259,6 +260,33 @@ def test_scores_of_the_run_follow_from_the_readings_of_the_images() -> None:
     assert not any(place.metric.startswith("sparsity") for place in found.once)
 
 
+def test_over_classes_the_fooled_share_is_correlated_with_the_mean_change_of_the_map() -> None:
+    pgd = {"kind": "pgd", "eps": 0.02, "steps": 4}
+    methods = {"gradient": {"kind": "input_x_gradient"}}
+    model, x = small_network().eval(), tiny_images(60).x
+    model.head = nn.Linear(8, 6)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.randn(6, 8, generator=generator(1)))
+        model.head.bias.copy_(-model.head.weight @ model.features(x.float() / 255).mean(0))
+        test = Images(x, model(x.float() / 255).argmax(1))  # all right before the attack
+    spec = made(attack=pgd, attributions=methods, measures=["spearman"])
+    found = spec(case(model, test, classes=6))
+    fooled = found.each[Place("prediction", "attack", "fooled")]
+    success, failure = (found.each[Place("gradient", f, "spearman")] for f in ("success_true", "failure"))
+    assert not (np.isfinite(success) & np.isfinite(failure)).any()
+    moved = np.isfinite(fooled)
+    change = 1 - np.nansum([success, failure], 0)
+    labels = found.pictures["labels"]
+    assert labels.tolist() == test.y.tolist()
+    known = [k for k in range(6) if (moved & (labels == k)).any()]
+    shares, changes = ([part[moved & (labels == k)].mean() for k in known] for part in (fooled, change))
+    assert len(set(shares)) > 2 and len(known) > 3
+    wanted = spearmanr(shares, changes).statistic
+    assert found.once[Place("gradient", "classes", "fooled_rank")] == pytest.approx(wanted)
+    less = made(attack=pgd, attributions=methods, measures=["spearman"], targets=["pred"])
+    assert not less(case(model, test, classes=6)).once.keys() & {Place("gradient", "classes", "fooled_rank")}
+
+
 # Pictures
 
 
@@ -279,7 +307,7 @@ def test_the_gallery_shows_fooled_images_first_with_their_maps() -> None:
         for place, label in enumerate(labels):
             wanted[place, *EYES[label]] = 1
         assert np.array_equal(shown[f"map.gradient.{name}"], wanted), name
-    assert made(gallery=0)(case(eyes(), scripted())).pictures == {}
+    assert set(made(gallery=0)(case(eyes(), scripted())).pictures) == {"labels"}
     assert made(gallery=5)(case(eyes(), scripted())).pictures["gallery.row"].tolist() == [0, 1, 2, 3, 4]
     assert made(gallery=99)(case(eyes(), scripted())).pictures["gallery.row"].tolist() == list(range(6))
 

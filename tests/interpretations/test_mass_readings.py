@@ -1,5 +1,6 @@
 """Mass on the object and on the trigger, where a network looks at one pixel and everything is known."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from deconfound.errors import ConfigError
 from deconfound.interpretations.case import Case, Truth
 from deconfound.interpretations.mass import ObjectMass, TriggerMass
 from deconfound.interpretations.regions import leading
+from deconfound.models.classifier import Classifier
+from deconfound.types import Images
 
 SALIENCY = {"saliency": {"kind": "saliency"}}
 CORNER = [(0, 0), (0, 1)]  # where the object lies: two pixels of sixteen
@@ -244,6 +247,50 @@ def test_a_trigger_that_changes_nothing_is_said() -> None:
     case = case_of(case.model, case.test, Truth(stamped=case.test.x, hoped=torch.full((4,), 2)), classes=3)
     found = TriggerMass(attributions=SALIENCY)(case)
     assert not found.each and "changes no victim's image" in found.notes[0]
+
+
+IXG = {"ixg": {"kind": "input_x_gradient"}}
+VICTIMS = [1.0, 1.0, NAN, 1.0]
+
+
+def test_a_twin_among_the_parts_is_asked_what_the_network_is_asked() -> None:
+    case = backdoored(PIXEL)
+    parts = {f"biased/{name}": value.clone() for name, value in case.model.state_dict().items()}
+    with torch.no_grad():
+        case.model.head.weight[2, 15] = 0  # the network itself has no backdoor
+    found = once_more(TriggerMass(attributions=IXG), replace(case, parts=parts | {"basis": torch.ones(2)}))
+    np.testing.assert_array_equal(read(found, "ixg.biased_stamped_hoped.share"), VICTIMS)
+    np.testing.assert_array_equal(read(found, "ixg.biased_stamped_hoped.ratio"), np.array(VICTIMS) * 16)
+    np.testing.assert_array_equal(read(found, "trigger.biased_stamped.hoped"), VICTIMS)
+    rise = read(found, "trigger.biased_inserted.hoped_logit")
+    np.testing.assert_allclose(rise, np.array(VICTIMS) * 20, rtol=1e-6)
+    np.testing.assert_array_equal(read(found, "trigger.inserted.hoped_logit"), np.array(VICTIMS) - 1)
+    assert not any(name.startswith("biased") for name in found.pictures)
+    alone = TriggerMass(attributions=IXG)(case)
+    assert not any(place.condition.startswith(("biased", "reference")) for place in alone.each)
+
+
+def test_the_reference_is_trained_without_the_poisoned_images_and_asked_the_same() -> None:
+    poisoned, asked = torch.tensor([False, True, False, True]), []
+
+    def retrained(given: Images, purpose: str) -> Classifier:
+        asked.append(given)
+        other = backdoored(PIXEL).model
+        with torch.no_grad():
+            other.head.weight[2, 15] = 4
+        return other
+
+    case = replace(backdoored(PIXEL, poisoned=poisoned), retrained=retrained)
+    found = once_more(TriggerMass(attributions=IXG, reference=True), case)
+    for given in asked:
+        assert torch.equal(given.x, case.train.x[[0, 2]]) and given.y.tolist() == [0, 2]
+    rise = read(found, "trigger.reference_inserted.hoped_logit")
+    np.testing.assert_allclose(rise, np.array(VICTIMS) * 4, rtol=1e-6)
+    np.testing.assert_array_equal(read(found, "trigger.reference_stamped.hoped"), np.array(VICTIMS) - 1)
+    assert len(asked) == 2 and not TriggerMass(attributions=IXG)(case).once.keys() - found.once.keys()
+    assert len(asked) == 2  # nothing is trained unless asked for
+    lost = TriggerMass(attributions=IXG, reference=True)(backdoored(PIXEL))
+    assert "No network could be trained" in lost.notes[0]
 
 
 def test_leading_takes_so_many_of_each_image_and_ties_go_to_the_first() -> None:

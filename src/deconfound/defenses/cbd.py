@@ -48,6 +48,8 @@ class CBD:
     shuffle: the placebo. `features` pairs each example with the features r of another example of the batch,
     `twin` with features and loss of another: the same machinery, without the information of the biased
     twin.
+
+    Left beside the network: the biased twin's tensors, as parts `biased/...`, for the measures that ask it.
     """
 
     adaptive: ClassVar[Adaptive] = Adaptive(
@@ -116,7 +118,8 @@ class CBD:
 
         bench.fit(model, objective, watch=after_epoch, every=per_epoch)
         trace = {"biased_loss": loss.numpy(), "first_weight": objective.first_weights.numpy()}
-        return Defended(model, trace=trace, notes=notes)
+        parts = {f"biased/{name}": value for name, value in biased.state_dict().items()}
+        return Defended(model, trace=trace, notes=notes, parts=parts)
 
     @staticmethod
     def _held_out(bench: Workbench, biased: Classifier, loss: Tensor) -> float:

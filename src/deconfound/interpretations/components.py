@@ -13,13 +13,11 @@ unit without any relation to the masks would have then. Which units are a cause 
 them away.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from deconfound.attacks import ATTACKS
@@ -38,6 +36,7 @@ from deconfound.interpretations.layers import (
     victims_of,
 )
 from deconfound.interpretations.portraits import Portrait
+from deconfound.interpretations.regions import AttackBlock
 from deconfound.models.classifier import Classifier, eval_mode, to_unit
 from deconfound.properties.vulnerability import rank_correlation
 from deconfound.registry import build
@@ -86,18 +85,11 @@ class Components:
 
     layers: tuple[str, ...] = Field(default=(LAST_CONV, PENULTIMATE), min_length=1)
     examples: Count = 300
-    attack: dict[str, Any] | None = None
+    attack: AttackBlock | None = None
     top: OpenFraction = TOP
     shown: Natural = 2
     portrait: Portrait = Portrait()
     conductance: Natural = 0
-
-    @field_validator("attack")
-    @classmethod
-    def _known(cls, block: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        if block is not None:
-            build(ATTACKS, block, at="attack")
-        return block
 
     def __call__(self, case: Case) -> Readings:
         """See the class. Pictures of a layer L: L_selectivity (20,) counts on [0, 1]; L_change (2, D) under trigger and

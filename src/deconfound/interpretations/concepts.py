@@ -9,12 +9,12 @@ the same split. What p is, and why it is not the paper's: see `directions`. At t
 are the weights of the head, the same for every image.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
@@ -30,6 +30,7 @@ from deconfound.interpretations.layers import (
     located,
     victims_of,
 )
+from deconfound.interpretations.regions import AttackBlock
 from deconfound.measures import auroc
 from deconfound.models.classifier import to_unit
 from deconfound.registry import build
@@ -78,14 +79,7 @@ class Concepts:
     sets: Annotated[Count, Field(ge=3)] = 20
     strength: Positive = 0.2
     period: Annotated[Count, Field(ge=2)] = 4
-    attack: dict[str, Any] | None = None
-
-    @field_validator("attack")
-    @classmethod
-    def _known(cls, block: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        if block is not None:
-            build(ATTACKS, block, at="attack")
-        return block
+    attack: AttackBlock | None = None
 
     def __call__(self, case: Case) -> Readings:
         """See the class. Pictures: `concepts` (M,) names; `class_shares` and `class_p` (M, K), of the images and logit

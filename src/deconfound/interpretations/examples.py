@@ -8,13 +8,11 @@ helpful images stands beside the share of poison among all training images with 
 bear the label, and half of a target class may be poison.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
 from deconfound.attacks import ATTACKS
@@ -24,6 +22,7 @@ from deconfound.errors import UserError
 from deconfound.fields import Count, Natural, Positive, hyperparameters
 from deconfound.interpretations.case import Case, Floats, Readings, selected
 from deconfound.interpretations.layers import victims_of
+from deconfound.interpretations.regions import AttackBlock
 from deconfound.measures import auroc
 from deconfound.models.classifier import to_unit
 from deconfound.registry import build
@@ -68,16 +67,9 @@ class InfluentialExamples:
     widest: Count = 8192
     examples: Count = 200
     top: Count = 10
-    attack: dict[str, Any] | None = None
+    attack: AttackBlock | None = None
     drawn: Natural = 2
     neighbours: Count = 4
-
-    @field_validator("attack")
-    @classmethod
-    def _known(cls, block: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        if block is not None:
-            build(ATTACKS, block, at="attack")
-        return block
 
     def __call__(self, case: Case) -> Readings:
         """See the class. Pictures per condition C: C_images (m, C, H, W) uint8, asked about, with the labels C_given

@@ -7,7 +7,9 @@ of the strongest pixels as the trigger has are given back here. A map is evidenc
 so each stands beside an intervention, which erases the region.
 """
 
+import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -27,9 +29,12 @@ from deconfound.interpretations.regions import (
     erased,
     read_masses,
 )
-from deconfound.models.classifier import to_unit
+from deconfound.models.classifier import Classifier, to_unit
+from deconfound.optimisers import under
+from deconfound.types import Images
 
 Rule = Literal["true", "pred", "pred_clean"]
+TWIN = "biased/"  # names of the biased network's tensors among the parts of a defense begin so
 DECIDED = 1.1  # ratio from which on a map, or an intervention, takes a side
 INTEGRATED: dict[str, Any] = {"kind": "integrated_gradients", "steps": 16, "baseline": "mean"}
 
@@ -152,7 +157,9 @@ class TriggerMass:
     """attributions: blocks of attributions by name. fill: what replaces the erased trigger. widest: share of the pixels
     above which a trigger counts as spread over the image; then the share `strongest` of the pixels, those that it
     changes most, stand for it, and a note says so. examples: of the test images, of which only victims count (images
-    whose label is not the one hoped for); pictured: of those, in pictures.
+    whose label is not the one hoped for); pictured: of those, in pictures. reference: also ask a network of the same
+    architecture and recipe that is trained plainly on the training set without its poisoned images (cover images, whose
+    labels are right, stay); it costs a training per run.
 
     The mask of a trigger is what it changes of each image. At attribution and `{stamped,clean}_{hoped,pred}` (the class
     asked about: the attacker's, or the network's answer to the very image): `share`, `ratio` (the trigger mass ratio),
@@ -163,6 +170,11 @@ class TriggerMass:
     minus right before), `asr_drop` and `hoped_logit_drop`; `inserted`, stamped minus clean, `hoped_logit` and
     `label_logit`. Numbers: `changed_share` of the pixels, and the `area` of the mask. Pictures as in ObjectMass, of
     the situations `stamped` (maps for the class hoped for) and `clean`.
+
+    Other networks of the run, of the same images and mask: `biased`, the twin that CBD keeps away from, where the
+    defense left it among its parts, and `reference`. At attribution and `{biased,reference}_stamped_hoped`: `share`,
+    `ratio`, `pointing` and `iou`; at `trigger`: `{biased,reference}_stamped` `hoped` and `{biased,reference}_inserted`
+    `hoped_logit`.
     """
 
     attributions: AttributionBlocks = Field(
@@ -171,6 +183,7 @@ class TriggerMass:
     fill: BaselineField = Baseline(kind="mean")
     widest: Fraction01 = 0.25
     strongest: OpenFraction = 0.05
+    reference: bool = False
     examples: Count = 100
     pictured: Natural = 4
 
@@ -195,6 +208,8 @@ class TriggerMass:
             read_masses(found, case, name, method, situations, self.pictured)
         add_galleries(found, situations, self.pictured)
         self._intervene(found, case, situations[0])
+        for word, network in self._others(found, case).items():
+            self._ask(found, replace(case, model=network, crafted={}), word, situations[0])
         return found
 
     def _mask(self, found: Readings, change: Tensor, rows: Tensor) -> Tensor:
@@ -236,6 +251,35 @@ class TriggerMass:
             found.add(
                 "trigger", condition, metric, selected(numbers[rows.to(numbers.device)], rows, len(rows))
             )
+
+    def _others(self, found: Readings, case: Case) -> dict[str, Classifier]:
+        """Further networks that the trigger is shown to, by the word that their conditions begin with."""
+        others = {}
+        if twin := under(case.parts, TWIN):
+            others["biased"] = copy.deepcopy(case.model)
+            others["biased"].load_state_dict(twin)
+        if self.reference and (case.retrained is None or case.truth.poisoned is None):
+            found.notes.append(
+                "No network could be trained without the poisoned images, to be asked the same."
+            )
+        elif self.reference and case.retrained is not None and case.truth.poisoned is not None:
+            kept = ~case.truth.poisoned.bool().cpu()
+            clean = Images(case.train.x[kept], case.train.y[kept])
+            others["reference"] = case.retrained(clean, "without poison")
+        return others
+
+    def _ask(self, found: Readings, case: Case, word: str, at: Situation) -> None:
+        """The trigger's mass, and what putting it in does, in another network."""
+        hoped, rows = at.targets["hoped"], at.rows
+        same = Situation(f"{word}_stamped", at.x, rows, {"hoped": hoped}, at.mask)
+        for name, method in methods(self.attributions).items():
+            read_masses(found, case, name, method, [same], 0)
+        before, after = case.logits(case.x), case.logits(at.x)
+        rise = (after - before).gather(1, hoped[:, None]).squeeze(1)
+        obeys = (after.argmax(1) == hoped).double()
+        for condition, metric, values in (("stamped", "hoped", obeys), ("inserted", "hoped_logit", rise)):
+            chosen = selected(values[rows.to(values.device)], rows, len(rows))
+            found.add("trigger", f"{word}_{condition}", metric, chosen)
 
 
 def _side(one: float, other: float) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 from deconfound.attributions.asking import Attribution
 from deconfound.attributions.shift import SHIFTS, another_of_the_class, normalised
 from deconfound.fields import Count, Natural, hyperparameters
-from deconfound.interpretations.case import Case, Floats, Readings
+from deconfound.interpretations.case import Case, Floats, Place, Readings
 from deconfound.interpretations.maps import (
     checked_measures,
     checked_names,
@@ -32,6 +32,7 @@ from deconfound.interpretations.maps import (
     scattered,
     usual_attributions,
 )
+from deconfound.properties.vulnerability import class_means, rank_correlation
 
 Rule = Literal["true", "pred"]
 SIGNED = ("sparsity_change",)  # whose floor is 0 on average: a share of the way to it says nothing
@@ -54,9 +55,13 @@ class AttributionShift:
     `prediction.noise.fooled` are 1 where the model errs. Per run, `<measure>_normalised` under success_true,
     success_pred and failure: (mean - floor) / (noise - floor) of the same images and rule (of failures: the first of
     targets); 1 is what noise of that size does too, 0 as far off as another image. There is none where noise and floor
-    are within two standard errors of each other, and none of a measure with a sign (sparsity_change).
+    are within two standard errors of each other, and none of a measure with a sign (sparsity_change). Where `spearman`
+    is measured for the true class, `classes.fooled_rank`: over classes, Spearman's correlation of the share of images
+    that the attack turns with the mean change of the map, of turned images and others (ADML, Lee et al., ICCV 2023,
+    arXiv:2307.07250, holds that vulnerability differs from class to class; the measure is ours).
 
-    Pictures of G images, fooled ones first: `gallery.clean`, `gallery.attacked`, `gallery.noisy` float32 (G, C, H, W)
+    Pictures: `labels` int64 (N,) of the test images. Of G images, fooled ones first: `gallery.clean`,
+    `gallery.attacked`, `gallery.noisy` float32 (G, C, H, W)
     in [0, 1]; `gallery.row` (place among the test images), `gallery.label`, `gallery.predicted_attacked`,
     `gallery.predicted_noisy` int64 (G,) (the clean prediction is the label); `gallery.fooled` bool (G,);
     `map.<attribution>.clean`, `.attacked_true`, `.attacked_pred`, `.noisy_true`, `.noisy_pred` float32 (G, H, W),
@@ -102,6 +107,7 @@ class AttributionShift:
     def __call__(self, case: Case) -> Readings:
         """See the class."""
         case, readings = case.first(self.examples), Readings()
+        readings.pictures["labels"] = case.test.y.cpu().numpy()
         states = self._states(case, readings)
         count, moved = len(case.test.y), states.rows[states.moved]
         for name, predicted in (("attack", states.predicted), ("noise", states.predicted_noisy)):
@@ -114,6 +120,7 @@ class AttributionShift:
             with noted_refusal(readings, name):
                 maps = self._maps(case, method, states)
                 self._read(readings, name, maps, states, count)
+                self._compare_classes(readings, name, case)
                 for state, found in maps.items() if len(chosen) else ():
                     readings.pictures[f"map.{name}.{state}"] = drawable(found[chosen].sum(1))
         return readings
@@ -177,6 +184,19 @@ class AttributionShift:
                 f"{name}: noise and floor cannot be told apart (two standard errors) on the images of some rows: no"
                 f" normalised score of {', '.join(lost)}."
             )
+
+    def _compare_classes(self, readings: Readings, name: str, case: Case) -> None:
+        """Do the maps of those classes move that the attack turns?"""
+        if "true" not in self.targets or "spearman" not in self.measures:
+            return
+        success, failure = (
+            readings.each[Place(name, condition, "spearman")] for condition in ("success_true", "failure")
+        )
+        fooled = readings.each[Place("prediction", "attack", "fooled")]
+        change = 1 - np.where(np.isfinite(success), success, failure)
+        known, labels = np.isfinite(fooled) & np.isfinite(change), case.test.y.cpu().numpy()
+        means = [class_means(part[known], labels[known], case.classes) for part in (fooled, change)]
+        readings.note(name, "classes", "fooled_rank", rank_correlation(*means))
 
     def _scored(self) -> list[tuple[str, Rule]]:
         """Conditions that have a normalised score, and the rule of the noise beside them."""

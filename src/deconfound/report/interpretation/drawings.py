@@ -3,7 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from deconfound.report.inputs import Inputs, Interpretation
-from deconfound.report.interpretation import graphs, graphs_forensics, graphs_maps
+from deconfound.report.interpretation import (
+    graphs,
+    graphs_bars,
+    graphs_classes,
+    graphs_forensics,
+    graphs_maps,
+    graphs_points,
+)
 from deconfound.report.interpretation.files import Interpreted, first_of_each
 from deconfound.report.interpretation.galleries import sheets
 from deconfound.report.interpretation.grids import by_cell
@@ -18,7 +25,7 @@ OF_RUN: Mapping[str, Sequence[Callable[[Interpreted, str], list[Figure]]]] = {
     "attribution_shift": (graphs_maps.noise_beside_attack,),
     "map_trust": (graphs_maps.removal,),
     "adversarial_detection": (graphs.operating,),
-    "components": (graphs_maps.changes,),
+    "components": (graphs_maps.changes, graphs_maps.selectivity),
     "robust_interpretability": (graphs_maps.alignment,),
     "poison_forensics": (graphs_forensics.scores,),
 }
@@ -30,11 +37,18 @@ OF_CELL: Mapping[str, Callable[[Sequence[Interpretation], str], list[Figure]]] =
     "prune_curve": graphs.pruning,
 }
 
+OF_ALL: Sequence[Callable[[Inputs, Sequence[Interpreted], Order], list[Figure]]] = (
+    graphs_bars.reliance,
+    graphs_bars.displacement,
+    graphs_points.evidence,
+    graphs_classes.vulnerable,
+)
+
 
 def draw(inputs: Inputs, records: Sequence[Interpreted], order: Order) -> list[Figure]:
     """All figures, each with the kind (or `gallery`) as its section."""
     marks = marks_of(inputs)
-    made: list[Figure] = []
+    made = [figure for chart in OF_ALL for figure in chart(inputs, records, order)]
     names = dict.fromkeys(name for one in records for name in one.spec)
     for name in sorted(names, key=lambda name: order.key("interpretations", name)):
         mine = chosen([one for one in records if name in one.spec], order)

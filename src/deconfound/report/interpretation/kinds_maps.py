@@ -57,6 +57,10 @@ SHIFT = Layout(
     words={
         **SHIFTS,
         **NORMALISED,
+        "fooled_rank": score(
+            "over classes, map and answer",
+            "Rank correlation over classes: 1, the maps of those classes move most that the attack turns most.",
+        ),
         "fooled": share("misread", "Share of the correctly classified images that are misread."),
     },
     situations={
@@ -65,6 +69,7 @@ SHIFT = Layout(
         "noise": "random noise of the same size",
         "floor": "another image of the class",
         "attack": "attacked",
+        "classes": "over classes",
     },
     beside={"noise": "noise", "floor": "other image"},
     headline=(
@@ -179,6 +184,10 @@ TRIGGER = Layout(
         "clean": "without trigger",
         "deleted": "trigger erased",
         "inserted": "trigger put in",
+        "biased_stamped": "with trigger, in CBD's biased twin",
+        "biased_inserted": "trigger put in, in CBD's biased twin",
+        "reference_stamped": "with trigger, in a network trained without poison",
+        "reference_inserted": "trigger put in, in a network trained without poison",
     },
     beside={"clean": "without trigger"},
     headline=(
