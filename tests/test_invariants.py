@@ -27,8 +27,10 @@ D = "tests/detectors/test_"
 READ = "tests/interpretations/test_"
 
 INVARIANTS: dict[str, tuple[str, ...]] = {
-    # Integrated gradients sum to what the logit changes by: median error below 2 % with 50 steps, 0.5 % with 200.
+    # Integrated gradients sum to what the logit changes by: on digits the median error is below 2 % with 50 steps and
+    # 0.5 % with 200, on random networks every error below 0.002.
     "I1": (
+        A + "test_integrated_gradients_of_random_networks_are_complete_to_two_thousandths",
         A + "test_more_steps_make_integrated_gradients_complete",
         A + "test_maps_add_up_to_the_difference_to_their_baseline",
     ),
@@ -67,11 +69,12 @@ INVARIANTS: dict[str, tuple[str, ...]] = {
         A + "test_grad_cam_is_the_weighted_sum_of_the_last_maps_enlarged",
         A + "test_grad_cam_does_not_see_the_bias_of_its_class",
     ),
-    # Images of a batch do not influence each other's maps.
+    # Images of a batch do not influence each other's maps. Ours: 1e-6, which is sharper.
     "I10": (A + "test_rows_do_not_influence_each_other_and_chunks_change_nothing",),
     # What is multiplied by 0 has no part. Ours: not of Grad-CAM, whose cells are coarse, nor of LIME, whose ridge
     # shares out among all patches; methods of patches are asked about a patch.
     "I11": (
+        A + "test_a_pixel_that_is_multiplied_by_zero_gets_nothing",
         A + "test_a_pixel_that_the_model_does_not_see_gets_nothing",
         A + "test_a_patch_that_the_model_does_not_see_gets_nothing",
     ),
@@ -140,6 +143,8 @@ INVARIANTS: dict[str, tuple[str, ...]] = {
         D + "learning.py::test_random_scores_of_the_harness_are_worth_one_half",
         D + "learning.py::test_an_image_on_both_sides_is_refused",
         READ + "adversarial_detection.py::"
+        "test_adversarial_examples_to_learn_from_are_twins_of_held_out_images_and_of_no_test_image",
+        READ + "adversarial_detection.py::"
         "test_detectors_see_held_out_images_alone_and_never_those_that_set_the_threshold_or_judge",
         D + "learning.py::test_noise_has_the_l2_norm_of_the_attack_after_clipping",
         READ + "adversarial_detection.py::test_noise_has_the_l2_norm_of_the_attack_on_the_same_images",
@@ -154,20 +159,30 @@ INVARIANTS: dict[str, tuple[str, ...]] = {
     ),
     # Spectral signatures: what sticks out is found, in any order, and no more than the share is flagged.
     "I26": (
-        D + "spectral_signatures.py::test_a_few_poisoned_images_stick_out_of_their_class",
+        D + "spectral_signatures.py::test_a_tenth_six_standard_deviations_off_is_found",
+        D + "spectral_signatures.py::test_scores_follow_the_images_in_another_order",
+        D + "spectral_signatures.py::test_never_more_than_the_share_times_its_excess_is_flagged",
         D + "spectral_signatures.py::test_the_share_that_is_thrown_out_is_counted_per_class",
     ),
     # Activation clustering: two far heaps are told apart, whichever of them k-means calls the first.
-    "I27": (D + "activation_clustering.py::test_a_planted_heap_is_flagged_and_nothing_else",),
+    "I27": (
+        D + "activation_clustering.py::test_a_tenth_in_a_heap_of_its_own_is_flagged_to_the_last",
+        D + "activation_clustering.py::test_it_does_not_matter_which_cluster_is_called_the_first",
+    ),
     # Neural Cleanse: mask and pattern of a planted rule of one pixel, that class alone, and the constant of the MAD.
     "I28": (
+        D + "neural_cleanse_scan.py::"
+        "test_the_mask_of_a_rule_of_one_pixel_is_that_pixel_and_its_class_alone_is_accused",
         D + "inversion.py::test_the_mask_of_a_shortcut_lies_on_its_pixel",
         D + "inversion.py::test_kept_triggers_send_the_images_to_their_class",
         D + "neural_cleanse_scan.py::test_a_class_with_a_shortcut_is_accused_and_no_other",
         D + "neural_cleanse_scan.py::test_the_anomaly_index_of_an_odd_number_of_classes",
     ),
-    # Fine-pruning: a pruned channel is silent for good; nothing pruned is nothing changed.
+    # Fine-pruning: a pruned channel is silent for good; nothing pruned is nothing changed. Ours: no share is asked for,
+    # but what accuracy may cost; a share of 0 is that of the pruning curve.
     "I29": (
+        FINE_PRUNING + "test_a_pruned_channel_puts_out_exactly_nothing_before_and_after_the_fine_tuning",
+        FINE_PRUNING + "test_a_network_of_which_nothing_can_go_stays_as_it_is",
         FINE_PRUNING + "test_channels_that_were_silenced_stay_silent_through_the_fine_tuning",
         READ + "pruning.py::test_nothing_taken_away_changes_nothing",
     ),
@@ -197,8 +212,9 @@ INVARIANTS: dict[str, tuple[str, ...]] = {
         MASS + "test_a_uniform_map_has_ratio_1_and_one_inside_the_region_the_inverse_of_its_area",
         READ + "mass_readings.py::test_a_trigger_that_is_all_the_evidence_has_all_the_mass",
     ),
-    # No attribution leaves a trace in the model.
+    # No attribution leaves a trace in the model, nor does one that breaks off.
     "I36": (
+        A + "test_a_model_comes_back_as_it_was_from_a_pass_that_fails",
         A + "test_maps_have_their_shape_and_model_images_and_global_generator_are_as_they_were",
         A + "test_a_network_that_a_rule_would_misread_is_refused_by_name",
     ),

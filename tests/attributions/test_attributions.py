@@ -88,6 +88,35 @@ def test_maps_have_their_shape_and_model_images_and_global_generator_are_as_they
     assert torch.allclose(found, explain(kind, model.eval(), x, y, scalar=scalar), atol=1e-6)
 
 
+class Faulty(nn.Module):
+    """The identity, until its calls are used up."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls = [calls]  # shared with copies
+
+    def __deepcopy__(self, memo: object) -> "Faulty":
+        twin = Faulty(0)
+        twin.calls = self.calls
+        return twin
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls[0] -= 1
+        if self.calls[0] < 0:
+            raise ArithmeticError
+        return x
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+@pytest.mark.parametrize("kind", sorted(set(ATTRIBUTIONS) - set(REWRITES)))
+def test_a_model_comes_back_as_it_was_from_a_pass_that_fails(kind: str, calls: int) -> None:
+    model, (x, y) = bias_free(last=Faulty(calls)).train(), images()
+    before = snapshot(model), hooks(model)
+    with pytest.raises(ArithmeticError):
+        explain(kind, model, x, y, chunk=2)
+    assert same((snapshot(model), hooks(model)), before)
+
+
 @pytest.mark.parametrize("kind", ATTRIBUTIONS)
 def test_rows_do_not_influence_each_other_and_chunks_change_nothing(kind: str) -> None:
     model, (x, y), order = small_cnn(), images(), torch.tensor([3, 1, 4, 0, 2])
