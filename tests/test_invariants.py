@@ -32,6 +32,7 @@ INVARIANTS: dict[str, tuple[str, ...]] = {
     "I1": (
         A + "test_integrated_gradients_of_random_networks_are_complete_to_two_thousandths",
         A + "test_more_steps_make_integrated_gradients_complete",
+        A + "test_two_points_on_the_way_are_enough_for_a_gradient_of_second_degree",
         A + "test_maps_add_up_to_the_difference_to_their_baseline",
     ),
     # They are empty at their own baseline, weight times way in a linear model, and the same in parts.
@@ -134,6 +135,7 @@ INVARIANTS: dict[str, tuple[str, ...]] = {
     # Feature squeezing: 0 where nothing is squeezed, never beyond [0, 2].
     "I22": (
         D + "feature_squeezing.py::test_a_squeezer_that_changes_nothing_scores_exactly_zero",
+        D + "feature_squeezing.py::test_rounding_that_depends_on_the_batch_is_no_distance",
         D + "feature_squeezing.py::test_scores_lie_between_zero_and_two",
     ),
     # The judge of detectors: one half for random scores, no image on both sides, noise as long as the attack.
@@ -153,6 +155,7 @@ INVARIANTS: dict[str, tuple[str, ...]] = {
     "I24": (D + "influence.py::test_tracin_is_that_of_captum_over_two_checkpoints",),
     # Influence foretells what leaving an example out does: correlation above 0.95, 200 examples.
     "I25": (
+        D + "influence.py::test_the_hessian_is_that_of_autograd",
         D + "influence.py::test_influence_predicts_what_training_again_without_the_example_does",
         "tests/test_influence_poisoning.py::"
         "test_influence_on_a_target_predicts_what_leaving_an_image_out_does",
@@ -160,6 +163,7 @@ INVARIANTS: dict[str, tuple[str, ...]] = {
     # Spectral signatures: what sticks out is found, in any order, and no more than the share is flagged.
     "I26": (
         D + "spectral_signatures.py::test_a_tenth_six_standard_deviations_off_is_found",
+        D + "spectral_signatures.py::test_centred_scores_are_squared_distances_along_the_longest_axis",
         D + "spectral_signatures.py::test_scores_follow_the_images_in_another_order",
         D + "spectral_signatures.py::test_never_more_than_the_share_times_its_excess_is_flagged",
         D + "spectral_signatures.py::test_the_share_that_is_thrown_out_is_counted_per_class",
@@ -175,6 +179,7 @@ INVARIANTS: dict[str, tuple[str, ...]] = {
         "test_the_mask_of_a_rule_of_one_pixel_is_that_pixel_and_its_class_alone_is_accused",
         D + "inversion.py::test_the_mask_of_a_shortcut_lies_on_its_pixel",
         D + "inversion.py::test_kept_triggers_send_the_images_to_their_class",
+        D + "neural_cleanse_scan.py::test_only_small_masks_that_work_are_accused",
         D + "neural_cleanse_scan.py::test_a_class_with_a_shortcut_is_accused_and_no_other",
         D + "neural_cleanse_scan.py::test_the_anomaly_index_of_an_odd_number_of_classes",
     ),
@@ -183,6 +188,7 @@ INVARIANTS: dict[str, tuple[str, ...]] = {
     "I29": (
         FINE_PRUNING + "test_a_pruned_channel_puts_out_exactly_nothing_before_and_after_the_fine_tuning",
         FINE_PRUNING + "test_a_network_of_which_nothing_can_go_stays_as_it_is",
+        FINE_PRUNING + "test_a_unit_that_a_step_would_wake_is_silenced_again",
         FINE_PRUNING + "test_channels_that_were_silenced_stay_silent_through_the_fine_tuning",
         READ + "pruning.py::test_nothing_taken_away_changes_nothing",
     ),

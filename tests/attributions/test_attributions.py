@@ -120,6 +120,7 @@ def test_a_model_comes_back_as_it_was_from_a_pass_that_fails(kind: str, calls: i
 @pytest.mark.parametrize("kind", ATTRIBUTIONS)
 def test_rows_do_not_influence_each_other_and_chunks_change_nothing(kind: str) -> None:
     model, (x, y), order = small_cnn(), images(), torch.tensor([3, 1, 4, 0, 2])
+    x = x * torch.tensor([0.2, 1.0, 0.5, 0.3, 0.8]).view(-1, 1, 1, 1)  # each with a range of its own
     whole = explain(kind, model, x, y)
     tolerance = {"atol": 1e-6, "rtol": 0.0}
     assert torch.allclose(explain(kind, model, x[order], y[order]), whole[order], **tolerance)
@@ -269,6 +270,21 @@ def test_integrated_gradients_of_a_linear_model_need_one_step() -> None:
     found = explain("integrated_gradients", model, x, y, steps=1, baseline="blur")
     wanted = model.head.weight[y].view_as(x) * (x - blurred(x, 5.0))
     assert torch.allclose(found, wanted, atol=1e-6)
+
+
+class Cube(nn.Module):
+    """Pixels to the third power, in a row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) ** 3
+
+
+def test_two_points_on_the_way_are_enough_for_a_gradient_of_second_degree() -> None:
+    model, (x, y) = linear(), images(4, 1, 4)
+    model.body = Cube()
+    found = explain("integrated_gradients", model, x, y, steps=2, baseline="blur")
+    wanted = model.head.weight[y].view_as(x) * (x**3 - blurred(x, 5.0) ** 3)
+    assert torch.allclose(found, wanted, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", SEES_BASELINES)
