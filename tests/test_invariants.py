@@ -206,6 +206,7 @@ INVARIANTS: dict[str, tuple[str, ...]] = {
     ),
     # Random projections of the Jacobian have its norm for a mean. The other penalty is exact, not an estimate.
     "I32": (
+        JACOBIAN + "test_the_exact_norm_is_that_of_the_full_jacobian",
         JACOBIAN + "test_the_mean_of_two_hundred_draws_is_the_exact_norm_within_five_percent",
         PENALTY + "test_the_penalty_of_a_linear_model_is_as_computed_by_hand",
     ),
