@@ -107,11 +107,14 @@ def test_a_saturated_channel_says_nothing_about_its_pixel() -> None:
 
 def test_it_stops_at_the_first_error_whatever_the_target() -> None:
     model = Planes(
-        torch.tensor([[-3.0, -3, 0, 0], [1.0, 1, 0.6, 0.6], [1.0, 0, 0, 0]]), torch.tensor([1.5, -9, 0])
+        torch.tensor([[-3.0, -3, -0.1, -0.1], [1.0, 1, 0.6, 0.6], [1.0, 0, 0, 0]]),
+        torch.tensor([1.5, -9, 0]),
     )
     x = torch.zeros(1, 1, 2, 2)
     z = JSMA(eps=1.0, aim="next")(model, x, torch.zeros(1).long(), rng=fresh())
     assert model(z).argmax() == 2 and (z != x).sum() == 2  # the aim was 1, and there was room for two rounds
+    model.b.data[0] = 100.0
+    assert (JSMA(eps=1.0, aim="next")(model, x, torch.zeros(1).long(), rng=fresh()) != x).all()
 
 
 def test_an_image_on_which_the_model_errs_already_is_left_as_it_is() -> None:

@@ -15,6 +15,8 @@ def test_a_uniform_map_has_ratio_1_and_one_inside_the_region_the_inverse_of_its_
     maps[1] = MASK
     assert mass_share(maps, MASK).tolist() == [0.25, 1] and mass_ratio(maps, MASK).tolist() == [1, 4]
     assert mass_ratio(-7 * maps, MASK).tolist() == [1, 4]
+    maps[:, :, ::2] *= -1  # rows of either sign
+    assert mass_share(maps, MASK).tolist() == [0.25, 1] and mass_ratio(maps, MASK).tolist() == [1, 4]
 
 
 def test_every_image_may_have_its_own_region() -> None:

@@ -13,7 +13,7 @@ from deconfound.defenses.batch_norms import silence
 from deconfound.defenses.fine_pruning import FinePruning, Pruned, last_layer, mean_activation, prune
 from deconfound.defenses.repair import halves, suspect
 from deconfound.errors import UserError
-from deconfound.models.classifier import Classifier
+from deconfound.models.classifier import Classifier, to_unit
 from deconfound.models.timm_models import TimmModel
 from deconfound.types import Images
 
@@ -81,6 +81,27 @@ def test_channels_that_were_silenced_stay_silent_through_the_fine_tuning() -> No
     assert int((norm.weight == 0).sum()) == int((norm.bias == 0).sum()) == 3
     assert not same(done.model.head.weight.detach(), suspect(room).head.weight.detach())
     assert str(done.notes["held_accuracy_curve"]).count(":") == 4
+
+
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_a_pruned_channel_puts_out_exactly_nothing_before_and_after_the_fine_tuning(epochs: int) -> None:
+    room = bench()
+    model = FinePruning(tolerance=1.0, epochs=epochs, lr=0.1)(room).model.eval()
+    norm = model.get_submodule("body.5")
+    assert isinstance(norm, nn.BatchNorm2d)
+    with torch.no_grad():
+        maps = model.body[:6](to_unit(room.val.x) - model.mean.view(-1, 1, 1))  # type: ignore[index, operator]
+    silent = maps.transpose(0, 1).flatten(1).eq(0).all(1)
+    assert int(silent.sum()) == 3 and torch.equal(silent, norm.weight == 0)
+
+
+def test_a_network_of_which_nothing_can_go_stays_as_it_is() -> None:
+    model, images = hand_made()
+    before = snapshot(model)
+    pruned, accuracies = prune(model, "body.1", torch.tensor([2.0, 1, 3, 4]), images, 0.0)
+    assert not len(pruned) and accuracies == [1.0, 0.5] and same(snapshot(model), before)
+    Pruned("body.1", pruned).after_step(model)
+    assert same(snapshot(model), before)
 
 
 def test_a_unit_that_a_step_would_wake_is_silenced_again() -> None:

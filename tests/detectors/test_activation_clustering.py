@@ -1,7 +1,10 @@
 """Activation clustering of planted heaps."""
 
+from typing import Any
+
 import pytest
 import torch
+from sklearn import cluster
 from suspects import auroc, evidence, identity, noise, nothing, pictures
 
 from deconfound.detectors.activation_clustering import ActivationClustering, halves
@@ -25,8 +28,8 @@ def heaps(poisoned: int = 20, clean: int = 30) -> tuple[Images, torch.Tensor]:
     return pictures(rows, [0] * (clean + poisoned) + [1] * 50), mask
 
 
-def planted(poisoned: int = 20) -> tuple[Evidence, torch.Tensor]:
-    data, mask = heaps(poisoned)
+def planted(poisoned: int = 20, clean: int = 30) -> tuple[Evidence, torch.Tensor]:
+    data, mask = heaps(poisoned, clean)
     val = pictures(
         torch.cat([noise(9, WIDTH, seed=5), noise(9, WIDTH, seed=6, centre=60.0)]), [0] * 9 + [1] * 9
     )
@@ -38,6 +41,36 @@ def test_a_planted_heap_is_flagged_and_nothing_else() -> None:
     found = ActivationClustering().examine(given)
     assert torch.equal(found.flags, mask) and auroc(found.scores, mask) == 1.0
     assert isinstance(ActivationClustering(), ExampleDetector)
+
+
+def test_a_tenth_in_a_heap_of_its_own_is_flagged_to_the_last() -> None:
+    given, mask = planted(10, 90)
+    flags = ActivationClustering().examine(given).flags
+    assert 2 * int((flags & mask).sum()) / int(flags.sum() + mask.sum()) == 1  # F1
+
+
+@pytest.mark.parametrize("suspect", ["smaller", "unfamiliar"])
+@pytest.mark.parametrize("poisoned", [10, 30])
+def test_it_does_not_matter_which_cluster_is_called_the_first(
+    poisoned: int, suspect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty and thirty are a tie: no cluster is the smaller one."""
+
+    class Swapped(cluster.KMeans):  # type: ignore[misc]
+        def fit(self, points: Any) -> Any:
+            super().fit(points)
+            self.labels_ = 1 - self.labels_
+            return self
+
+        def predict(self, points: Any) -> Any:
+            return 1 - super().predict(points)
+
+    given, _ = planted(poisoned)
+    found = ActivationClustering(suspect=suspect).examine(given)
+    monkeypatch.setattr(cluster, "KMeans", Swapped)
+    swapped = ActivationClustering(suspect=suspect).examine(given)
+    assert torch.equal(swapped.flags, found.flags) and torch.equal(swapped.scores, found.scores)
+    assert found.flags.any()
 
 
 def test_the_score_is_the_silhouette_of_the_class_with_the_sign_of_the_cluster() -> None:

@@ -40,7 +40,8 @@ def test_the_mask_of_a_shortcut_lies_on_its_pixel(found: Inverted) -> None:
 
 def test_kept_triggers_send_the_images_to_their_class(found: Inverted) -> None:
     assert found.mask.shape == (CLASSES, 1, SIDE, SIDE) and found.pattern.shape == (CLASSES, 1, SIDE, SIDE)
-    assert found.mask.min() >= 0 and found.mask.max() <= 1
+    for part in (found.mask, found.pattern):
+        assert part.min() >= 0 and part.max() <= 1
     for label in range(CLASSES):
         hits = shortcut()(stamp(IMAGES, found.mask[label], found.pattern[label])).argmax(1) == label
         assert found.success[label] >= 0.98 and hits.double().mean() > 0.9  # judged while it was moving

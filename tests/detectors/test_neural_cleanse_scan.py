@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from suspects import CLASSES, TARGET, dark, evidence, shortcut
+from suspects import CLASSES, SHORTCUT, SIDE, TARGET, dark, evidence, shortcut
 
 from deconfound.detectors.evidence import ModelScan
 from deconfound.detectors.inversion import Inversion, Inverted
@@ -43,6 +43,21 @@ def test_a_class_with_a_shortcut_is_accused_and_no_other() -> None:
     verdict = scan.scan(evidence(shortcut(), NOBODY, CLEAN))
     assert verdict.flags.tolist() == [label == TARGET for label in range(CLASSES)]
     assert isinstance(scan, ModelScan)
+
+
+def test_the_mask_of_a_rule_of_one_pixel_is_that_pixel_and_its_class_alone_is_accused() -> None:
+    model = shortcut()
+    model.head.bias.data[TARGET] = -40.0  # its pixel has to be bright: 80 x - 40 beats what the others reach
+    given, scan = evidence(model, NOBODY, CLEAN), NeuralCleanse(inversion=QUICK)
+    found = scan.invert(given)
+    seen, rule = found.mask[TARGET].flatten() > 0.5, torch.arange(SIDE * SIDE) == SHORTCUT
+    assert torch.equal(seen, rule)  # intersection over union of 1
+    assert found.norms[TARGET] < 2
+    assert found.mask.min() >= 0 and found.mask.max() <= 1
+    assert (
+        found.pattern.min() >= 0 and found.pattern.max() <= 1 and found.pattern[TARGET].flatten()[rule] > 0.9
+    )
+    assert scan.judge(found).flags.nonzero().flatten().tolist() == [TARGET]
 
 
 def test_a_scan_asks_for_held_out_images() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -207,6 +207,29 @@ def test_detectors_see_held_out_images_alone_and_never_those_that_set_the_thresh
     held = spec()._held(given.first(100), Readings())
     assert held is not None and len(held.limits) == 20
     assert not seen & {row.numpy().tobytes() for row in held.limits}
+
+
+@hyperparameters
+class Pupil(Watch):
+    """The same, and asks for examples to learn from."""
+
+    needs: ClassVar[tuple[str, ...]] = ("crafted",)
+
+
+def test_adversarial_examples_to_learn_from_are_twins_of_held_out_images_and_of_no_test_image() -> None:
+    SEEN.clear()
+    given = case(val=Images(torch.cat([rows(40, 2).x, rows(20).x[:5]]), torch.arange(45) % 2))
+    spec(detectors={"pupil": {"kind": f"{HERE}:Pupil"}})(given)
+    judged = to_unit(given.test.x)
+    assert len(SEEN) > 0
+    for evidence in SEEN:
+        assert evidence.crafted is not None and set(evidence.crafted) == {"both"}
+        crafted, clean = evidence.crafted["both"], to_unit(evidence.val.x)
+        assert torch.equal(crafted, Both()(given.model, clean, evidence.val.y, rng=generator(0)))
+        untouched = (
+            crafted[:, None, ..., 2:] == judged[None, ..., 2:]
+        )  # the attack moves the first two pixels
+        assert not untouched.flatten(2).all(2).any()
 
 
 LEARNERS = {"mahalanobis": {"kind": "mahalanobis"}, "confidence": {"kind": "confidence"}}

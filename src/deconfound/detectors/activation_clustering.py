@@ -24,8 +24,8 @@ FEWEST = 4  # images of a class that are worth cutting in two
 
 
 class Halves(NamedTuple):
-    """Two clusters of n points: cluster (n,) bool; silhouette: mean over the points, in [-1, 1]; other (m,) bool:
-    the clusters of further points.
+    """Two clusters of n points: cluster (n,) bool, False for that of the first point; silhouette: mean over the points,
+    in [-1, 1]; other (m,) bool: the clusters of further points.
     """
 
     cluster: NDArray[np.bool_]
@@ -40,8 +40,8 @@ class ActivationClustering:
     rule: which classes have poison in them. `smaller`: all of them; `relative_size`: those whose suspected cluster
     is less than `size`, a fraction of the class; `silhouette`: those whose mean silhouette exceeds the threshold
     `silhouette`. suspect: which cluster it is. `smaller`, as published, is a coin toss where poison is half of a
-    class; `unfamiliar` is the one to which the held-out images of that class go less often than its training images
-    do, in proportion (ours).
+    class (of two that are equal it is the one without the first image); `unfamiliar` is the one to which the held-out
+    images of that class go less often than its training images do, in proportion (ours).
     """
 
     components: Count = 10
@@ -103,6 +103,7 @@ def halves(points: Points, others: Points, *, components: int, starts: int, stat
     pca = PCA(n_components=min(components, *points.shape), svd_solver="full").fit(points)
     reduced = pca.transform(points)
     means = KMeans(n_clusters=2, n_init=starts, random_state=state).fit(reduced)
-    cluster = means.labels_.astype(bool)
-    other = means.predict(pca.transform(others)).astype(bool) if len(others) else np.zeros(0, bool)
+    first = means.labels_[0]
+    cluster = means.labels_ != first
+    other = means.predict(pca.transform(others)) != first if len(others) else np.zeros(0, bool)
     return Halves(cluster, float(silhouette_score(reduced, cluster)), other)
