@@ -179,7 +179,7 @@ def test_detectors_are_told_by_what_they_left(tmp_path: Path) -> None:
     strip = at["bad", "strip"]
     assert spread(strip, "detection_rate") == rate(np.stack([hits("1110")] * 2))
     assert spread(strip, "false_alarm_rate") == rate(np.stack([hits("1000")] * 2))
-    assert spread(strip, "auroc") == pytest.approx(mean(np.array([0.9, 0.7])))
+    assert spread(strip, "auroc") == pytest.approx(tuple(mean(np.array([0.9, 0.7])).inside(0, 1)))
     assert [strip[f"{what}_at_{n}"] for n in (1, 10) for what in ("detected", "false_alarms")] == [
         *(0.5, 0.02, 0.75, 0.08)
     ]
@@ -187,7 +187,7 @@ def test_detectors_are_told_by_what_they_left(tmp_path: Path) -> None:
     assert [nc[n] for n in ("anomaly", "accused", "accused_any", "target_anomaly", "target_accused")] == [
         *(2.0, 1.0, 0.5, 1.75, 0.5)
     ]
-    assert spread(at["bad", "ss"], "precision") == (0.5, -math.inf, math.inf)  # one seed
+    assert spread(at["bad", "ss"], "precision") == (0.5, 0, 1)  # one seed
     assert [at["bad", "ss"][name] for name in parts] == list(parts.values())
     clean = at["clean", "strip"], at["clean", "nc"], at["clean", "ss"]
     assert clean[0]["false_alarm_rate"] == 0.25 and math.isnan(clean[0]["detection_rate"])

@@ -92,6 +92,15 @@ def test_means_of_seeds_of_hits_stay_inside_the_bounds() -> None:
     assert (found.low, found.high) == (pytest.approx(mean(np.array([1, 2 / 3, 1])).low), 1.0)
 
 
+def test_a_chance_of_the_run_has_an_interval_inside_its_bounds(tmp_path: Path) -> None:
+    made = results(
+        tmp_path, {f"d/clean/m/a/{seed}": {"auroc": value} for seed, value in enumerate((0.9, 0.99))}
+    )
+    (row,) = interpretation_table(made).to_dict("records")
+    free = mean(np.array([0.9, 0.99]))
+    assert free.high > 1 and row["high"] == 1 and row["low"] == pytest.approx(free.low)
+
+
 def test_the_table_has_a_row_per_cell_and_reading(tmp_path: Path) -> None:
     made = results(
         tmp_path,
@@ -136,6 +145,14 @@ def test_a_claim_on_a_reading_is_judged_on_pairs_of_the_same_image_and_seed(tmp_
     (row,) = judge([claim("look.map.clean.spearman")], results(tmp_path, runs)).to_dict("records")
     assert row["verdict"] == "supported" and row["effect"] == pytest.approx(0.25)
     assert row["low"] == pytest.approx(0.25, abs=1e-6)
+
+
+def test_a_claim_on_a_chance_of_the_run_is_judged_inside_its_bounds(tmp_path: Path) -> None:
+    runs: dict[str, dict[str, Any]] = {}
+    for seed, value in enumerate((0.2, 0.9)):
+        runs |= {f"d/clean/m/a/{seed}": {"auroc": value}, f"d/clean/m/b/{seed}": {"auroc": 1 - value}}
+    (row,) = judge([claim("look.map.clean.auroc")], results(tmp_path, runs)).to_dict("records")
+    assert (row["low"], row["high"]) == (-1, 1) and row["effect"] == pytest.approx(0.1)
 
 
 def test_a_claim_on_a_number_of_the_run_is_judged_over_seeds(tmp_path: Path) -> None:

@@ -446,3 +446,12 @@ def test_a_stretched_bootstrap_holds_the_truth_with_three_seeds_where_a_plain_on
     print(f"{held[True] / repeats:.3f} stretched, {held[False] / repeats:.3f} plain")
     assert abs(held[True] / repeats - 0.95) <= 0.02  # standard error 0.007
     assert held[False] / repeats < 0.88
+
+
+def test_an_interval_inside_its_ends_is_cut_there_and_what_is_missing_stays_missing() -> None:
+    assert (
+        Interval(0.9, 0.7, 1.1).inside(0, 1) == (0.9, 0.7, 1)
+        and Interval(0.1, -0.1, 0.3).inside(0, 1).low == 0
+    )
+    none = Interval(math.nan, math.nan, math.nan).inside(0, 1)
+    assert all(math.isnan(end) for end in none)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from deconfound.experiment import CLEAN
-from deconfound.measures import SPLITS
+from deconfound.measures import SPLITS, ends
 from deconfound.plan import Run
 from deconfound.results import Bools, Cell, Key, Results, cell_of
 from deconfound.statistics import Interval, mean, rate
@@ -100,7 +100,7 @@ def detection_table(results: Results) -> pd.DataFrame:
                 continue
             for part in WITH_INTERVAL:
                 shown = _rate(tables.get(part)) if part in SEEN else _of(numbers.get(part, ()))
-                row |= _spread(part, shown)
+                row |= _spread(part, shown.inside(*ends(part)))
             row |= {part: _of(numbers.get(part, ())).value for part in (*POINTS, *TOLD)}
             rows.append(row | _foot(results, cell, CLEAN_KEY))
     columns = [*CELL, "detector", "look", *_columns(WITH_INTERVAL), *POINTS, *TOLD, "seeds", "gate"]

@@ -10,7 +10,8 @@ from deconfound.types import Array
 
 Bools = NDArray[np.bool_]
 
-
+RATES = ("auroc", "precision", "recall", "precision_at_n", "recall_at_1_5n")
+"""Ends of the names of numbers that lie in [0, 1]."""
 SPLITS = {"flagged": "suspicion", "isolated": "isolation_loss", "dropped": "sce_loss"}
 """Records of a defense that sets examples apart: (N,) bool, and the score (N,) that it judged them by."""
 LOWER = ("isolation_loss",)  # scores of which the smaller is the more suspicious
@@ -78,6 +79,11 @@ def cost_measures(about: Mapping[str, Any]) -> dict[str, float]:
     found = {"training_cost": float(about["cost"]["plain_trainings"])}
     clean = about.get("notes", {}).get("clean_images")
     return found | ({"clean_images": float(clean)} if clean is not None else {})
+
+
+def ends(name: str) -> tuple[float, float]:
+    """The least and the greatest value that a number of this name can have."""
+    return (0.0, 1.0) if name.endswith(RATES) else (float("-inf"), float("inf"))
 
 
 def auroc(score: NDArray[np.float64], positive: Bools) -> float:

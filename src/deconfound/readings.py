@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from deconfound.errors import DataError
+from deconfound.measures import ends
 from deconfound.plan import Run
 from deconfound.results import Cell, Reading, Results, cell_of
 from deconfound.statistics import Floats, Interval, crossed_mean, difference, mean, rate
@@ -53,7 +54,10 @@ def interpretation_table(results: Results) -> pd.DataFrame:
             zip(PLACE, (first.of, first.kind, first.subject, first.condition, first.metric), strict=True)
         )
         if first.once:
-            found, total = mean(np.concatenate([one.values for one in members])), 0
+            found, total = (
+                mean(np.concatenate([one.values for one in members])).inside(*ends(first.metric)),
+                0,
+            )
         else:
             found, total = interval([one.values for one in members])
         rows.append(cell._asdict() | place | found._asdict() | {"total": total, "seeds": len(members)})
@@ -82,10 +86,7 @@ def interval(members: Sequence[Floats], against: Sequence[Floats] | None = None)
     if 2 * common.sum() >= some.sum():
         return _crossed_interval(table[:, common], hits, signed=against is not None), int(common.sum())
     found = mean(np.array([row[seen].mean() for row, seen in zip(table, known, strict=True) if seen.any()]))
-    if hits:
-        lowest = 0.0 if against is None else -1.0
-        found = Interval(found.value, max(lowest, found.low), min(1.0, found.high))
-    return found, int(some.sum())
+    return found.inside(0.0 if against is None else -1.0, 1.0) if hits else found, int(some.sum())
 
 
 def _crossed_interval(table: Floats, hits: bool, *, signed: bool) -> Interval:

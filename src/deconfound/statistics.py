@@ -46,6 +46,12 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def inside(self, lowest: float, highest: float) -> "Interval":
+        """The part of it that is possible for a number that cannot leave its ends; it holds the truth as often.
+        What is NaN stays so.
+        """
+        return Interval(self.value, max(self.low, lowest), min(self.high, highest))
+
 
 class Crossed(NamedTuple):
     """A mean over seeds and examples. share: of the seeds in the variance of the mean, in [0, 1]."""
