@@ -16,6 +16,7 @@ from deconfound.report.interpretation import (
     graphs_classes,
     graphs_maps,
     graphs_points,
+    graphs_robust,
 )
 from deconfound.report.interpretation.files import Interpreted
 from deconfound.report.plotting import COLOURS, Figure
@@ -35,7 +36,7 @@ def canvases(monkeypatch: pytest.MonkeyPatch) -> list[Canvas]:
         seen.append(figure)
         return Figure(**words, svg="")
 
-    for module in (graphs_bars, graphs_classes, graphs_maps, graphs_points):
+    for module in (graphs_bars, graphs_classes, graphs_maps, graphs_points, graphs_robust):
         monkeypatch.setattr(module, "save", keep)
     return seen
 
@@ -292,3 +293,36 @@ def test_ties_share_their_rank_and_a_constant_has_no_correlation() -> None:
     assert graphs_points.spearman([1, 2, 2, 4], [1, 3, 3, 9]) == pytest.approx(1.0)
     assert np.isnan(graphs_points.spearman([1, 1, 1], [1, 2, 3]))
     assert np.isnan(graphs_points.spearman([1, 2], [1, 2]))
+
+
+# Robustness against interpretability
+
+
+def gradients(count: int, **cell: Any) -> Iterator[Interpretation]:
+    kind = "robust_interpretability"
+    for turn, defense in enumerate(["standard", "cbd", "placebo", "trades"][:count]):
+        at = {"defense": defense} | cell
+        yield reading("boundary.attacked.l2", 0.2 + turn / 10, kind=kind, **at)
+        yield reading("gradient.clean.alpha", 1.0 + turn, kind=kind, **at)
+        yield reading("gradient.other_image.cosine", 0.5 - turn / 10, kind=kind, **at)
+        if turn < 2:
+            yield reading("gradient.clean.cosine", 0.1, kind=kind, **at)
+
+
+def test_the_points_of_robustness_are_a_distance_and_a_reading_of_each_model(canvases: list[Canvas]) -> None:
+    (figure,) = graphs_robust.robustness(given(gradients(4)), [], ORDER)
+    first, second = shown(canvases[0])  # a cosine of two models is no scatter
+    assert np.allclose(points(first), [(1 + turn, 0.2 + turn / 10) for turn in range(4)])
+    assert np.allclose(points(second), [(0.5 - turn / 10, 0.2 + turn / 10) for turn in range(4)])
+    assert first.get_title() == "ρ = 1.00" and second.get_title() == "ρ = −1.00"
+    assert "over 4 models: alignment α 1.00, the same for another image −1.00." in figure.caption
+    looks = {(line.get_color(), line.get_marker()) for line in first.lines if line.get_linestyle() == "None"}
+    assert len(looks) == 4 and figure.section == "robust_interpretability"
+
+
+def test_two_models_or_models_of_two_training_sets_are_no_scatter_of_robustness() -> None:
+    assert graphs_robust.robustness(given(gradients(2)), [], ORDER) == []
+    rows = [*gradients(2), *gradients(2, dataset="high")]
+    assert graphs_robust.robustness(given(rows), [], ORDER) == []
+    unmeasured = [row for row in gradients(4) if row.subject != "boundary"]
+    assert graphs_robust.robustness(given(unmeasured), [], ORDER) == []

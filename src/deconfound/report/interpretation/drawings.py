@@ -10,6 +10,7 @@ from deconfound.report.interpretation import (
     graphs_forensics,
     graphs_maps,
     graphs_points,
+    graphs_robust,
 )
 from deconfound.report.interpretation.files import Interpreted, first_of_each
 from deconfound.report.interpretation.galleries import sheets
@@ -36,11 +37,11 @@ OF_CELL: Mapping[str, Callable[[Sequence[Interpretation], str], list[Figure]]] =
     "adversarial_detection": graphs.matrix,
     "prune_curve": graphs.pruning,
 }
-
 OF_ALL: Sequence[Callable[[Inputs, Sequence[Interpreted], Order], list[Figure]]] = (
     graphs_bars.reliance,
     graphs_bars.displacement,
     graphs_points.evidence,
+    graphs_robust.robustness,
     graphs_classes.vulnerable,
 )
 
