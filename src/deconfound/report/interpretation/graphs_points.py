@@ -151,7 +151,7 @@ def evidence_figure(models: Sequence[Model], maps: Sequence[str], name: str, ord
         figure,
         name=stem("evidence", (first.dataset, "all", first.model), name),
         section="object_mass",
-        title=f"{label(first.model)}: who looks at the object answers right when the ground is drawn anew?",
+        title=f"{label(first.model)}: evidence on the object, and being right when the ground is drawn anew",
         caption=evidence_words(models, maps),
         alt=f"Points of the mass ratio on the object against accuracy under do(style), one per model, a panel per map; "
         f"rank correlations: {rank_words(models, maps)}.",

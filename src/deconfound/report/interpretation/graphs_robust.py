@@ -108,7 +108,7 @@ def drawing(
         ranks[side] = spearman([m.sides[side].value for m in mine], [m.distance.value for m in mine])
         axis.set_title(f"ρ = {said(ranks[side])}", fontsize=8.5)
         axis.set_xlabel(SIDES[side])
-    figure.supylabel("distance to a misread image, L2", fontsize=9)
+    figure.supylabel("distance to a misread image", fontsize=9)
     legend(figure, handles, words, line=False)
     told = ", ".join(f"{SIDES[side]} {said(value)}" for side, value in ranks.items())
     where = setting_label(first.setting)
@@ -116,7 +116,7 @@ def drawing(
         figure,
         name=stem("robustness", first.setting, "all", name),
         section=KIND,
-        title=f"{where}: do robust models have gradients that look like the image?",
+        title=f"{where}: robustness, and gradients that look like the image",
         caption=f"{WORDS} Spearman's rank correlation over {len(models)} models: {told}. {CAUTION}",
         alt=f"Distance to a misread image against readings of gradients, one point per model, for {where}; rank "
         f"correlations: {told}.",
