@@ -104,7 +104,7 @@ def class_figure(setting: Setting, name: str, points: Points, maps: Sequence[str
         figure,
         name=stem("classes-shift", setting, name),
         section="attribution_shift",
-        title=f"{where}: are the classes that fall those whose maps move?",
+        title=f"{where}: classes that fall, and classes whose maps move",
         caption="A point is a class of a model, mean over its images and seeds; the map of the true class is compared "
         "before and after the attack (change: 1 − rank correlation), whether it succeeded or not. If the evidence "
         "moves where the answers fall, points of one colour rise to the right. ρ: Spearman's rank correlation over the "
