@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ from deconfound.report.inputs import Inputs, Interpretation, read
 from deconfound.report.interpretation import page
 from deconfound.report.interpretation.files import read_all
 from deconfound.report.interpretation.kinds import LAYOUTS, layout_of
-from deconfound.report.interpretation.lights import detection, masking, tail, trigger
+from deconfound.report.interpretation.lights import LIGHTS, detection, lamps, masking, tail, trigger
 from deconfound.report.interpretation.taxonomy import BOXES
 from deconfound.report.interpretation.vocabulary import shown
+from deconfound.report.words import Order
 from experiments import experiment as checked
 
 Document = dict[str, Any]
@@ -219,6 +221,21 @@ def test_lights_turn_at_their_thresholds_and_say_where_map_and_intervention_disa
     assert masking([gap])["slug"] == "contradicted"
     low = reading("influential_examples", "self_influence", "train", "auroc_low", 0.95)
     assert tail([low])["slug"] == "contradicted" and "low tail" in tail([low])["note"]
+
+
+def test_a_light_has_a_column_where_some_model_was_asked_and_a_line_where_none_was() -> None:
+    assert list(LIGHTS) == ["trigger", "detection", "masking", "trust", "tail"]
+    gap = reading("robust_interpretability", "masking", "alarm", "gap", 0.06)
+    low = reading("influential_examples", "self_influence", "train", "auroc_low", 0.95)
+    (shown, asked) = lamps(SimpleNamespace(interpretation=[gap, low], summary=[]), Order({}))  # type: ignore[arg-type]
+    assert [head["text"] for head in shown["columns"]] == ["model", "hidden gradients", "influence tail"]
+    assert [cell["slug"] for cell in shown["rows"][0][1:]] == ["contradicted", "contradicted"]
+    assert [note["text"] for note in shown["notes"]] == [
+        "Measured for no model of this experiment: reliance on the trigger, adaptive attacker and maps."
+    ]
+    assert len(asked["items"]) == 2
+    other = reading("components", "last_conv", "clean", "silent", 0.0)
+    assert lamps(SimpleNamespace(interpretation=[other], summary=[]), Order({})) == []  # type: ignore[arg-type]
 
 
 def test_every_kind_has_words_and_every_box_a_question_and_a_place() -> None:

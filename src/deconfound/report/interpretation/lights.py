@@ -8,7 +8,7 @@ from deconfound.report.interpretation.grids import by_cell
 from deconfound.report.interpretation.vocabulary import subject_words
 from deconfound.report.matrix import condition
 from deconfound.report.names import METRICS
-from deconfound.report.words import Order, label, number
+from deconfound.report.words import Order, label, listing, number
 
 Rows = Sequence[Interpretation]
 RATES = ("clean_accuracy", "robust_accuracy", "asr")
@@ -112,10 +112,22 @@ LIGHTS: Mapping[str, tuple[str, str, Callable[[Rows], Block]]] = {
         "alarm, for the detector that does best.",
         detection,
     ),
+    "masking": (
+        "hidden gradients",
+        "Accuracy under an attack on the loss minus that under the same attack on the margin. Where the margin finds "
+        "much more, small gradients hide weakness.",
+        masking,
+    ),
     "trust": (
         "maps",
         "How many kinds of maps fail a check of faithfulness or sanity on this model.",
         trusted,
+    ),
+    "tail": (
+        "influence tail",
+        "Chance that a poisoned training image stands nearer than a clean one to one end of the list of influence on "
+        "itself. Near 100 %, that end is poison.",
+        tail,
     ),
 }
 LEAD = (
@@ -140,14 +152,21 @@ def lamps(inputs: Inputs, order: Order, metrics: Sequence[str] = ()) -> list[Blo
         (row.group, row.metric): row for row in inputs.summary if not row.curve and condition(row)[1] in AT
     }
     shown = [metric for metric in metrics if any((mine[0].group, metric) in rates for mine in groups)]
+    found = {name: [shine(mine) for mine in groups] for name, (_, _, shine) in LIGHTS.items()}
+    lit = [name for name, cells in found.items() if any(cell is not NONE for cell in cells)]
+    if not lit:
+        return []
     columns = [column("model"), *(column(METRICS[metric][0], "per cent") for metric in shown)]
-    columns += [column(title) for title, _, _ in LIGHTS.values()]
+    columns += [column(LIGHTS[name][0]) for name in lit]
     body = []
-    for mine in groups:
+    for place, mine in enumerate(groups):
         first = head(mine[0], poison=several)
         first["note"] = f"{label(mine[0].dataset)} · {first['note']}"
         known = [rates.get((mine[0].group, metric)) for metric in shown]
         numbers: list[Block] = [rate(row) if row else {"text": "–"} for row in known]
-        body.append([first, *numbers, *(dict(shine(mine)) for _, _, shine in LIGHTS.values())])
-    words = [(title, [meaning]) for title, meaning, _ in LIGHTS.values()]
-    return [*table("Verdict lights", columns, body), facts(words, folded="What the lights ask")]
+        body.append([first, *numbers, *(dict(found[name][place]) for name in lit)])
+    dark = [title for name, (title, _, _) in LIGHTS.items() if name not in lit]
+    notes = [f"Measured for no model of this experiment: {listing(dark)}."] if dark else []
+    words = [LIGHTS[name][:2] for name in lit]
+    asked = facts([(title, [meaning]) for title, meaning in words], folded="What the lights ask")
+    return [*table("Verdict lights", columns, body, notes=notes), asked]
