@@ -12,7 +12,7 @@ from test_tables import TEST, TWO, evaluation
 from deconfound.claims import judge
 from deconfound.errors import ConfigError, DataError
 from deconfound.ledger import Claim, Ledger, Side, read_ledger
-from deconfound.readings import interpretation_table, interval, with_readings
+from deconfound.readings import ends_of, interpretation_table, interval, with_readings
 from deconfound.results import Results, load
 from deconfound.statistics import crossed_mean, difference, mean, rate
 from deconfound.storage import write_json
@@ -145,6 +145,20 @@ def test_a_claim_on_a_reading_is_judged_on_pairs_of_the_same_image_and_seed(tmp_
     (row,) = judge([claim("look.map.clean.spearman")], results(tmp_path, runs)).to_dict("records")
     assert row["verdict"] == "supported" and row["effect"] == pytest.approx(0.25)
     assert row["low"] == pytest.approx(0.25, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "bounded"),
+    [
+        ("trust.saliency.verdict.marked", True),
+        ("nc_accused", False),
+        ("p", True),
+        ("x.y.z.clip", False),
+        ("auroc", True),
+    ],
+)
+def test_a_number_is_bounded_by_its_own_name_and_not_by_what_it_ends_with(name: str, bounded: bool) -> None:
+    assert (ends_of(name) == (0, 1)) is bounded
 
 
 def test_a_claim_on_a_chance_of_the_run_is_judged_inside_its_bounds(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import pandas as pd
 from deconfound.experiment import CLEAN
 from deconfound.ledger import Claim, Condition, Ledger, Side, read_ledger
 from deconfound.ledger_tables import errata_words
-from deconfound.measures import ends
-from deconfound.readings import interval
+from deconfound.readings import ends_of, interval
 from deconfound.results import FAILED, Cell, Key, Results, cell_of
 from deconfound.statistics import Interval, mean, rate
 from deconfound.tables import differences_table, gate_of_both, paired
@@ -154,7 +153,7 @@ def _of_seeds(
     """The effect on a number per run, paired by seed."""
     cell, key = treatment
     values = _measured(cell, key.metric, results)
-    lowest, highest = ends(key.metric)
+    lowest, highest = ends_of(key.metric)
     if control is not None:
         against = _measured(control[0], control[1].metric, results)
         values = {seed: value - against[seed] for seed, value in values.items() if seed in against}

@@ -1,6 +1,7 @@
 """What interpretations read off the models, as rows with intervals."""
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,11 @@ from deconfound.results import Cell, Reading, Results, cell_of
 from deconfound.statistics import Floats, Interval, crossed_mean, difference, mean, rate
 from deconfound.storage import read_json
 
+CHANCES = re.compile(
+    r"(.+\.)?(accuracy|accused|agrees|area|auroc_(high|low)|changed_share|convincing|half_asr_(clean|share)|marked"
+    r"|null_(high|low)|p|passes_\w+|poisoned|selectivity_above_half|share|significant|silent|style_by_chance|success)"
+)
+"""Numbers of a run that lie in [0, 1], besides those of `measures.ends`."""
 PLACE = ["interpretation", "kind", "subject", "condition", "metric"]
 
 
@@ -55,7 +61,7 @@ def interpretation_table(results: Results) -> pd.DataFrame:
         )
         if first.once:
             found, total = (
-                mean(np.concatenate([one.values for one in members])).inside(*ends(first.metric)),
+                mean(np.concatenate([one.values for one in members])).inside(*ends_of(first.metric)),
                 0,
             )
         else:
@@ -63,6 +69,11 @@ def interpretation_table(results: Results) -> pd.DataFrame:
         rows.append(cell._asdict() | place | found._asdict() | {"total": total, "seeds": len(members)})
     columns = [*Cell._fields, *PLACE, "value", "low", "high", "total", "seeds"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def ends_of(metric: str) -> tuple[float, float]:
+    """The least and the greatest value that a number of a run, a reading among them, can have."""
+    return (0.0, 1.0) if CHANCES.fullmatch(metric) else ends(metric)
 
 
 def interval(members: Sequence[Floats], against: Sequence[Floats] | None = None) -> tuple[Interval, int]:
