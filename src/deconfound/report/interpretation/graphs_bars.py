@@ -233,7 +233,7 @@ def displacement_figure(
         figure,
         name=stem("displacement", setting, name, *part_name(*part)),
         section="style_dependence",
-        title=f"{where}: in which part do the features move under do(style)?{part_of(*part)}",
+        title=f"{where}: the part in which the features move under do(style){part_of(*part)}",
         caption="A bar is the whole squared change of the features when the ground is drawn anew and the object stays, "
         "parted into style and content. It tells something only beside its controls: a random direction (dotted) has "
         "that share by size alone, and a change of the label (diamond) should lie in the content part. So a split that "
