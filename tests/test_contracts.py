@@ -177,7 +177,10 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "spectral_signatures": {"centred": False, "poisoned": 0.2},
         "strip": {"overlays": 4, "blend": "average"},
         "scale_up": {"multipliers": [2, 3], "standardise": "class"},
-        "neural_cleanse": {"inversion": {"passes": 2, "batch_size": 4}, "threshold": 1},
+        "neural_cleanse": {
+            "inversion": {"passes": 2, "batch_size": 4, "tabor": {"restored": 0.5, "alone": 0.5, "smooth": 0.1}},
+            "threshold": 1,
+        },
         "lowest_loss": {"fraction": 0.2},
         "influence": {"form": "per_gradient", "toward": "itself", "tail": "both"},
         "stimulation": {"images": 7, "layers": 1, "multiples": [2], "threshold": 0.5},

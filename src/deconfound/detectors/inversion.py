@@ -20,13 +20,13 @@ from torch.nn import functional as F
 from deconfound.attacks.ascent import Point, climb
 from deconfound.attacks.cw_l2 import from_tanh, to_tanh
 from deconfound.detectors.scoring import cheaper
+from deconfound.detectors.tabor import Logits, Tabor
 from deconfound.fields import Count, Fraction01, Positive, hyperparameters
 from deconfound.models.classifier import Classifier, eval_mode, to_unit
 from deconfound.optimisers import batches
 
 DECAYS = (0.5, 0.9)  # Adam's
 GROUP = 16  # classes at a time
-Logits = Callable[[Tensor], Tensor]
 RATIO = 0.99  # a mask that is not smaller than this part of the best one is no progress
 
 
@@ -57,7 +57,8 @@ class Inversion:
 
     cost: k at the start, nats per pixel of mask. success: share of the images of a pass that must go to the class.
     patience: consecutive passes that reach it (or do not) before k is multiplied by `factor` (or divided by
-    factor^1.5). stale: passes without a smaller mask after which a class is done, once k has moved both ways.
+    factor^1.5). stale: passes without a smaller mask after which a class is done, once k has moved both ways. tabor:
+    weights of further terms of the loss.
     """
 
     passes: Count = 80
@@ -68,22 +69,32 @@ class Inversion:
     patience: Count = 5
     factor: Annotated[Positive, Field(gt=1)] = 2.0
     stale: Count = 25
+    tabor: Tabor = Tabor()
 
-    def __call__(self, model: Classifier, x: Tensor, *, rng: Callable[[str], Generator]) -> Inverted:
+    def __call__(
+        self, model: Classifier, x: Tensor, y: Tensor | None = None, *, rng: Callable[[str], Generator]
+    ) -> Inverted:
         """The smallest triggers that worked, on the CPU; the last ones of a class where none did. x: clean images
-        (N, C, H, W), at least one; rng(purpose): a generator.
+        (N, C, H, W), at least one; y: their labels (N,), which only `tabor.restored` needs; rng(purpose): a generator.
         """
         clean = to_unit(x.to(next(model.parameters()).device))
+        labels = None if y is None else y.to(clean.device)
         found = []
         with eval_mode(model):
             logits = cheaper(model, clean[:4])
             for classes in torch.arange(model.head.out_features).split(GROUP):  # type: ignore[no-untyped-call]
-                found.append(self._group(logits, clean, classes.to(clean.device), rng=rng))
+                found.append(self._group(logits, clean, labels, classes.to(clean.device), rng=rng))
         best, success = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
         return Inverted(best[:, :1], best[:, 1:], success)
 
     def _group(
-        self, logits: Logits, x: Tensor, classes: Tensor, *, rng: Callable[[str], Generator]
+        self,
+        logits: Logits,
+        x: Tensor,
+        y: Tensor | None,
+        classes: Tensor,
+        *,
+        rng: Callable[[str], Generator],
     ) -> tuple[Tensor, Tensor]:
         """Rows (n, 1 + C, H, W) and success (n,) of some classes. All start from draws of their own, and see the
         same batches.
@@ -94,7 +105,7 @@ class Inversion:
             torch.rand(shape, generator=rng(f"inversion of class {label}")) for label in classes.tolist()
         ]
         start = torch.stack(drawn).to(x)
-        look = Look(self, logits, x, classes, start, rng("inversion batches"))
+        look = Look(self, logits, x, y, classes, start, rng("inversion batches"))
         steps = self.passes * len(look.parts)
         climb(look, start, start, Descent(start, self.lr), steps=steps, early_stop=True)
         return look.best, look.success
@@ -133,9 +144,16 @@ class Look:
     """What the ascent sees: minus the loss of each class's trigger on the next batch. Keeps k and the best ones."""
 
     def __init__(
-        self, spec: Inversion, logits: Logits, x: Tensor, classes: Tensor, start: Tensor, rng: Generator
+        self,
+        spec: Inversion,
+        logits: Logits,
+        x: Tensor,
+        y: Tensor | None,
+        classes: Tensor,
+        start: Tensor,
+        rng: Generator,
     ) -> None:
-        self.spec, self.logits, self.x, self.classes, self.rng = spec, logits, x, classes, rng
+        self.spec, self.logits, self.x, self.y, self.classes, self.rng = spec, logits, x, y, classes, rng
         self.parts = batches(len(x), spec.batch_size)
         self.looks = 0
         self.order = torch.zeros(0, dtype=torch.int64)
@@ -153,13 +171,16 @@ class Look:
             self.order = torch.randperm(len(self.x), generator=self.rng).to(self.x.device)
             self.hits.zero_()
         self.looks += 1
-        x, wanted = self.x[self.order[self.parts[place]]], self.classes[rows]
+        shown = self.order[self.parts[place]]
+        x, wanted = self.x[shown], self.classes[rows]
         stamped = stamp(x, z[:, None, :1], z[:, None, 1:])
         logits = self.logits(stamped.flatten(0, 1)).view(len(rows), len(x), -1)
         loss = F.cross_entropy(logits.transpose(1, 2), wanted[:, None].expand(-1, len(x)), reduction="none")
         norm = z[:, 0].flatten(1).sum(1)
         self.hits[rows] += (logits.detach().argmax(2) == wanted[:, None]).sum(1)
-        value = -(loss.mean(1) + self.cost[rows] * norm)
+        y = None if self.y is None else self.y[shown]
+        further = self.spec.tabor(self.logits, x, y, z[:, :1], z[:, 1:], wanted)
+        value = -(loss.mean(1) + self.cost[rows] * norm + further)
         done = torch.zeros_like(rows, dtype=torch.bool)
         return value, self._judge(z.detach(), rows, norm.detach()) if place == len(self.parts) - 1 else done
 

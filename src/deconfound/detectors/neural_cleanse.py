@@ -32,7 +32,8 @@ class NeuralCleanse:
 
     def invert(self, evidence: Evidence) -> Inverted:
         """The triggers."""
-        return self.inversion(evidence.model, held_out(evidence).x, rng=evidence.rng)
+        held = held_out(evidence)
+        return self.inversion(evidence.model, held.x, held.y, rng=evidence.rng)
 
     def judge(self, found: Inverted) -> Scanned:
         """Which of the triggers are too small. One that does not work is no evidence, however small."""
