@@ -178,7 +178,11 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "strip": {"overlays": 4, "blend": "average"},
         "scale_up": {"multipliers": [2, 3], "standardise": "class"},
         "neural_cleanse": {
-            "inversion": {"passes": 2, "batch_size": 4, "tabor": {"restored": 0.5, "alone": 0.5, "smooth": 0.1}},
+            "inversion": {
+                "passes": 2,
+                "batch_size": 4,
+                "tabor": {"restored": 0.5, "alone": 0.5, "smooth": 0.1},
+            },
             "threshold": 1,
         },
         "lowest_loss": {"fraction": 0.2},

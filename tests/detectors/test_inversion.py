@@ -80,9 +80,11 @@ def looking(logits: Tensor, **settings: Any) -> Look:
     """A look at a network with constant logits (K,), for classes 0 and 1, in passes of three batches."""
     spec = Inversion(**{"batch_size": 8, "patience": 2, "cost": 0.01} | settings)
     start = torch.full((2, 2, SIDE, SIDE), 0.5)
-    return Look(
-        spec, lambda x: logits.expand(len(x), -1) + 0 * x.sum(), IMAGES, torch.arange(2), start, rng("b")
-    )
+
+    def network(x: Tensor) -> Tensor:
+        return logits.expand(len(x), -1) + 0 * x.sum()
+
+    return Look(spec, network, IMAGES, None, torch.arange(2), start, rng("b"))
 
 
 def passes(look: Look, count: int, mask: float = 0.5) -> Tensor:

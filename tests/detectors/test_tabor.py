@@ -8,7 +8,7 @@ import torch
 from suspects import CLASSES, SHORTCUT, SIDE, TARGET, dark, linear, shortcut
 from torch import Generator, Tensor
 
-from deconfound.detectors.inversion import Inversion, Inverted
+from deconfound.detectors.inversion import Inversion, Inverted, Look
 from deconfound.detectors.tabor import Tabor, elastic, roughness
 from deconfound.rng import generator
 
@@ -89,6 +89,19 @@ def test_the_search_without_weights_is_that_of_neural_cleanse_to_the_bit() -> No
     plain = Inversion(passes=40, batch_size=8, patience=2)(shortcut(), dark(), rng=rng)
     for one, other in zip(plain, sought(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_every_image_of_a_shuffled_batch_keeps_its_own_label() -> None:
+    x = torch.eye(8).view(8, 1, 2, 4)
+    network = linear((50 * torch.eye(8)).tolist(), [0.0] * 8)
+    values = []
+    for weight in (0.0, 1.0):
+        spec = Inversion(batch_size=4, tabor=Tabor(restored=weight))
+        start = torch.zeros(1, 2, 2, 4)  # nothing is stamped, so every image is read right
+        look = Look(spec, network, x, torch.arange(8), torch.tensor([0]), start, rng("b"))
+        values.append(look(start, torch.tensor([0]))[0])
+        assert look.order[:4].tolist() != [0, 1, 2, 3]
+    assert torch.allclose(*values, atol=1e-6)
 
 
 def test_a_search_for_smooth_triggers_finds_smoother_ones_and_still_the_shortcut() -> None:
