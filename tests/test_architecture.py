@@ -18,7 +18,7 @@ LAYERS = [
     ["types", "torchvision_operators"],
     ["fields"],
     ["gate", "calibration_spec"],
-    ["rng", "threat", "registry", "storage", "fingerprint", "progress", "device"],
+    ["rng", "threat", "registry", "storage", "fingerprint", "progress", "device", "optim"],
     ["data"],
     ["models"],
     ["attributions"],

@@ -24,6 +24,7 @@ from deconfound.information import (
     nguyen_wainwright_jordan,
     rows,
 )
+from deconfound.optim import Adam
 from deconfound.rng import generator
 from deconfound.statistics import mean
 
@@ -119,7 +120,7 @@ def readings(spec: Calibration, way: Way) -> Tensor:
     rho = torch.tensor([correlation(level, spec.dimension) for level in spec.levels])
     critics = Critics(spec, [generator(spec.seed, "calibration", "init", name) for name in names])
     streams = [generator(spec.seed, "calibration", "draws", name) for name in names]
-    optimizer = torch.optim.Adam(critics.parameters(), lr=spec.lr)
+    optimizer = Adam(critics.parameters(), lr=spec.lr)
     train, read = torch.vmap(way.train), torch.vmap(way.read)
 
     def scores() -> Tensor:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from deconfound.estimators import Estimators, EstimatorSpec, profile
 from deconfound.models.classifier import predict, to_unit
+from deconfound.optim import Adam
 from deconfound.profiles import (
     Losses,
     Profile,
@@ -89,7 +90,7 @@ def train_estimators(
         _settle(estimators, _batches(data, spec, rng, device), spec)
         return estimators.eval()
     judges = _pairs(model, *held) if held else None
-    optimizer = torch.optim.Adam(estimators.parameters(), lr=spec.lr)
+    optimizer = Adam(estimators.parameters(), lr=spec.lr)
     for epoch in range(spec.epochs):
         for group in optimizer.param_groups:
             group["lr"] = spec.lr_at(epoch)

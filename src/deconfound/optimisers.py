@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from deconfound.optim import SGD, Adam, AdamW
 from deconfound.recipe import Recipe
 
 
@@ -24,14 +25,14 @@ def batches(count: int, size: int, *, drop_last: bool = False) -> list[slice]:
 def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimiser of a recipe."""
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
+        return SGD(
             parameters,
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov and recipe.momentum > 0,
             weight_decay=recipe.weight_decay,
         )
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    kind = Adam if recipe.optimizer == "adam" else AdamW
     return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 

@@ -20,6 +20,7 @@ from deconfound.attacks.pgd import PGD
 from deconfound.attacks.victim import Victim, attacking
 from deconfound.fields import Count, Eps, Natural, Positive, hyperparameters
 from deconfound.models.classifier import eval_mode, predict
+from deconfound.optim import Adam
 from deconfound.rng import global_seed
 from deconfound.threat import Norm, ThreatModel
 
@@ -143,7 +144,7 @@ class Substitute:
 
     def _fit(self, student: Student, known: Known) -> None:
         """`fits` steps of Adam on the mean cross-entropy with the labels that the model gave."""
-        adam = torch.optim.Adam(student.parameters(), lr=self.lr)
+        adam = Adam(student.parameters(), lr=self.lr)
         with torch.enable_grad():
             for _ in range(self.fits):
                 adam.zero_grad()

@@ -20,6 +20,7 @@ from deconfound.defenses.workbench import Adaptive, Defended, Workbench
 from deconfound.fields import Count, Fraction01, NonNegative, Positive, hyperparameters
 from deconfound.information import Critic, dependence_gap
 from deconfound.models.classifier import Classifier, eval_mode, frozen, predict, to_unit
+from deconfound.optim import Adam
 from deconfound.optimisers import batches, load_optimizer_tensors, optimizer_tensors, under
 from deconfound.recipe import Recipe
 from deconfound.rng import global_seed
@@ -151,7 +152,7 @@ class Deconfounding:
         with global_seed(rng):
             self.critic = Critic(width, width, dropout=spec.critic_dropout)
         self.critic.to(next(biased.parameters()).device)
-        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr=spec.critic_lr)
+        self.optimizer = Adam(self.critic.parameters(), lr=spec.critic_lr)
         self.first_weights = torch.zeros(0)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Generator) -> Tensor:

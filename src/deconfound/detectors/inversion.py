@@ -23,6 +23,7 @@ from deconfound.detectors.scoring import cheaper
 from deconfound.detectors.tabor import Logits, Tabor
 from deconfound.fields import Count, Fraction01, Positive, hyperparameters
 from deconfound.models.classifier import Classifier, eval_mode, to_unit
+from deconfound.optim import Adam
 from deconfound.optimisers import batches
 
 DECAYS = (0.5, 0.9)  # Adam's
@@ -118,7 +119,7 @@ class Descent:
 
     def __init__(self, start: Tensor, lr: float) -> None:
         self.w = to_tanh(start)
-        self.optimizer = torch.optim.Adam([self.w], lr=lr, betas=DECAYS)
+        self.optimizer = Adam([self.w], lr=lr, betas=DECAYS)
 
     def __call__(self, step: int, at: Point) -> Tensor:
         """The next iterate, of the rows that are left."""

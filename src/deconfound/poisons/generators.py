@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deconfound.optim import Adam
 from deconfound.optimisers import load_optimizer_tensors, optimizer_tensors, under
 from deconfound.poisons.triggers import pixels
 
@@ -69,7 +70,7 @@ class Apprentice:
 
     def __init__(self, network: nn.Module, *, lr: float, betas: tuple[float, float]) -> None:
         self.network = network
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=betas)
+        self.optimizer = Adam(network.parameters(), lr=lr, betas=betas)
 
     def step(self) -> None:
         """Move along the gradient of this step alone."""

@@ -22,6 +22,7 @@ from deconfound.defenses.style import (
     unit,
 )
 from deconfound.fields import Count, Positive, hyperparameters
+from deconfound.optim import Adam
 from deconfound.properties.subject import Found, Subject
 from deconfound.rng import global_seed
 
@@ -80,7 +81,7 @@ class Alignment:
         return Probe(predictor, basis, covariance)
 
     def _train(self, predictor: StylePredictor, style: Tensor, y: Tensor, rng: Generator) -> None:
-        optimizer = torch.optim.Adam(predictor.parameters(), lr=self.lr)
+        optimizer = Adam(predictor.parameters(), lr=self.lr)
         predictor.train()
         for _ in range(self.epochs):
             order = torch.randperm(len(y), generator=rng).to(y.device)
