@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from deconfound.__main__ import main
 from deconfound.attacks.pgd import PGD
-from deconfound.config import load_yaml, parse, read
+from deconfound.config import parse, read
 from deconfound.errors import ConfigError
 from deconfound.experiment import full, make
 from deconfound.fingerprint import fingerprint
 from deconfound.graph import Graph
 from deconfound.plan import Plan
+from deconfound.yaml_files import load_yaml
 from experiments import GONE, ROOT, changed, experiment, write
 
 SHIPPED = [ROOT / "config.yaml", *sorted((ROOT / "experiments").glob("*.yaml"))]

@@ -15,8 +15,8 @@ from deconfound.effectiveness import (
     worst_class_drop,
 )
 from deconfound.ledger import Ledger
-from deconfound.plan import Run
 from deconfound.results import Results, load
+from deconfound.runs import Run
 from experiments import entry, evaluation, hits
 
 share = st.floats(0, 1)

@@ -17,8 +17,9 @@ from torch import Generator, Tensor, nn
 
 from deconfound import engine as engine_module
 from deconfound.engine import Engine
+from deconfound.entries import Entry, unpack
 from deconfound.errors import ConfigError, UserError
-from deconfound.evaluation import Entry, Evaluation, unpack
+from deconfound.evaluation import Evaluation
 from deconfound.fields import Eps, hyperparameters
 from deconfound.measures import auroc, poison_measures, training_measures
 from deconfound.models.classifier import predict

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from deconfound.config import parse
 from deconfound.errors import ConfigError
-from deconfound.plan import Plan, Run
+from deconfound.plan import Plan
+from deconfound.runs import Run
 from experiments import changed, experiment
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from deconfound.claims import Ledger, judge
-from deconfound.plan import Run
 from deconfound.results import Cell, Key, Results, load
+from deconfound.runs import Run
 from deconfound.tables import costs_table, differences_table, results_table, summary_table, trust_table
 from experiments import entry, evaluation, hits
 

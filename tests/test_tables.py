@@ -10,8 +10,8 @@ import pytest
 from deconfound import tables
 from deconfound.comparisons import paired_p
 from deconfound.errors import DataError
-from deconfound.plan import Run
 from deconfound.results import Cell, Key, load
+from deconfound.runs import Run
 from deconfound.statistics import crossed_mean, difference, rate, wilson
 from deconfound.steps import claims as step
 from experiments import entry, evaluation, hits, results

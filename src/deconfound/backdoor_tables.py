@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deconfound.experiment import CLEAN
 from deconfound.measures import SPLITS, ends
-from deconfound.plan import Run
 from deconfound.results import Bools, Cell, Key, Results, cell_of
+from deconfound.runs import CLEAN, Run
 from deconfound.statistics import Interval, mean, rate
 
 CELL = list(Cell._fields)

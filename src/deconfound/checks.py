@@ -5,9 +5,10 @@ from itertools import product
 
 from deconfound.attacks.transfer import Transfer
 from deconfound.defenses.workbench import Adaptive
-from deconfound.experiment import CLEAN, Experiment, Study, make
-from deconfound.plan import Plan, Run
+from deconfound.experiment import Experiment, Study, make
+from deconfound.plan import Plan
 from deconfound.registry import field_names, nearest
+from deconfound.runs import CLEAN, Run
 
 RESERVED = {"poisons": {CLEAN: "no poison", "any": "every poison, in a ledger"}}
 RESERVED |= {

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deconfound.experiment import CLEAN
 from deconfound.ledger import Claim, Condition, Ledger, Side, read_ledger
 from deconfound.ledger_tables import errata_words
 from deconfound.readings import ends_of, interval
 from deconfound.results import FAILED, Cell, Key, Results, cell_of
+from deconfound.runs import CLEAN
 from deconfound.statistics import Interval, mean, rate
 from deconfound.tables import differences_table, gate_of_both, paired
 

@@ -1,4 +1,4 @@
-"""Reading an experiment: the only reader of YAML.
+"""Reading an experiment.
 
 Everything is checked before the first job. A fault is one line: file, dotted key, expected, got, nearest valid name.
 """
@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from deconfound.checks import check
 from deconfound.errors import ConfigError
 from deconfound.experiment import TABLES, Block, Experiment, make
 from deconfound.registry import explain
+from deconfound.yaml_files import load_yaml
 
 
 def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
@@ -28,19 +28,6 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     ):  # where a method of one's own may lie; `python -m` puts it there by itself
         sys.path.insert(0, os.getcwd())
     return parse(_merged(load_yaml(path), overrides or {}), source=str(path))
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping without repeated keys; raises ConfigError that names the file."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys to values, got {type(content).__name__}")
-    return content
 
 
 def parse(content: Mapping[str, Any], *, source: str) -> Experiment:
@@ -82,20 +69,3 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return result
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys in silence; here that is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconfound.detectors.evidence import Evidence, ExampleDetector, InputDetector, ModelScan
-from deconfound.evaluation import Entry
+from deconfound.entries import Entry
 from deconfound.measures import Bools, auroc, flag_measures
 
 Floats = NDArray[np.float64]

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deconfound.plan import Run
 from deconfound.results import Bools, Results, Row
+from deconfound.runs import Run
 
 Rows = Mapping[str, Row]  # the rows of one run by metric
 

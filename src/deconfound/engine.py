@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deconfound.errors import AttackError, ModelRaisedError, NoGradientError, UserError
-from deconfound.models.classifier import predict, to_unit
+from deconfound.models.classifier import WIDE, predict, to_unit
 from deconfound.models.speed import Guarded, folded
 from deconfound.rng import generator, global_seed
 from deconfound.storage import digest, read_json, write_json
@@ -40,7 +40,7 @@ class Speed:
 
     def last(self, x: Tensor) -> bool:
         """Are images like x (N, C, H, W) kept with the channels last?"""
-        wanted = x.device.type == "cpu" and min(x.shape[2:], default=0) >= 16
+        wanted = x.device.type == "cpu" and min(x.shape[2:], default=0) >= WIDE
         return x.dim() == 4 and (wanted if self.channels_last is None else self.channels_last)
 
 

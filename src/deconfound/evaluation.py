@@ -5,9 +5,8 @@ image as a hit when it is classified right both as it is and as the attack retur
 the model gets right are attacked; and each attack sees only what the attacks before it left standing.
 """
 
-import base64
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,42 +16,14 @@ from torch import Tensor
 
 from deconfound.attacks import ATTACKS
 from deconfound.attacks.transfer import Transfer
-from deconfound.engine import Bools, Cost, Engine, Rows
+from deconfound.engine import Cost, Engine, Rows
+from deconfound.entries import Entry
 from deconfound.models.classifier import predict
 from deconfound.progress import Tick
 from deconfound.registry import build
 from deconfound.types import Array, Images, Term
 
 WORST = "worst_case"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One metric of one model: a hit or a miss per example of a named subset of the test split.
-
-    curve: `eps` or `steps` for a point of a security curve over it, else empty; steps: of such a point.
-    """
-
-    metric: str
-    attack: str
-    subset: str
-    hits: Bools
-    norm: str = ""
-    eps: float = 0.0
-    curve: str = ""
-    steps: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Counts and packed bits; the inverse is `unpack`."""
-        bits = base64.b64encode(np.packbits(self.hits, bitorder="little").tobytes()).decode()
-        found = {name: value for name, value in asdict(self).items() if name != "hits"}
-        return found | {"hits": int(self.hits.sum()), "total": len(self.hits), "bits": bits}
-
-
-def unpack(entry: Mapping[str, Any]) -> Bools:
-    """Hits (N,) bool of a stored entry."""
-    packed = np.frombuffer(base64.b64decode(entry["bits"]), np.uint8)
-    return np.unpackbits(packed, count=entry["total"], bitorder="little").astype(bool)
 
 
 @dataclass

@@ -23,9 +23,9 @@ from deconfound.poisons import POISONS
 from deconfound.properties import PROPERTIES
 from deconfound.recipe import Recipe
 from deconfound.registry import Table, build, target
+from deconfound.runs import CLEAN
 
 NAME = re.compile(r"[a-z0-9_]+")
-CLEAN = "clean"  # the name of no poison
 Block = dict[str, Any]
 
 

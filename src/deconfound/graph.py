@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from deconfound.experiment import CLEAN, Experiment, modules_of
+from deconfound.experiment import Experiment, modules_of
 from deconfound.fingerprint import ROOT, fingerprint
 from deconfound.paths import (
     SPLITS,
@@ -24,7 +24,8 @@ from deconfound.paths import (
     run_of,
     split,
 )
-from deconfound.plan import Plan, Run
+from deconfound.plan import Plan
+from deconfound.runs import CLEAN, Run
 from deconfound.storage import digest
 
 

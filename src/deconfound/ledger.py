@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deconfound.config import load_yaml
 from deconfound.errors import ConfigError
 from deconfound.fields import Count, NonNegative, Real
 from deconfound.registry import explain, nearest
+from deconfound.yaml_files import load_yaml
 
 Norm = Literal["linf", "l2", "l1", "wasserstein"]
 Mark = Literal["P", "C", "D", "S", "M", "H", "A", "F", "N"]  # the report explains them

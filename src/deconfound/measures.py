@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconfound.types import Array
-
 Bools = NDArray[np.bool_]
 
 RATES = ("auroc", "precision", "recall", "precision_at_n", "recall_at_1_5n")
@@ -17,7 +15,7 @@ SPLITS = {"flagged": "suspicion", "isolated": "isolation_loss", "dropped": "sce_
 LOWER = ("isolation_loss",)  # scores of which the smaller is the more suspicious
 
 
-def poison_measures(trace: Mapping[str, Array], mask: Bools) -> dict[str, float]:
+def poison_measures(trace: Mapping[str, NDArray[np.generic]], mask: Bools) -> dict[str, float]:
     """How well per-example records of a defense tell poison from clean; for scoring, after training has
     ended.
 

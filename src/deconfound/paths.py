@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from deconfound.plan import Run
+from deconfound.runs import Run
 
 WEIGHTS = ("model.safetensors", "run.json", "trace.npz", "parts.safetensors")
 SPLITS = ("train", "val", "test")

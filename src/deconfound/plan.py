@@ -7,28 +7,10 @@ The workflow asks here what exists; nothing is computed. A run is
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
 
 from deconfound.attacks.transfer import Transfer
 from deconfound.experiment import Block, Curve, Experiment, Study, full, make, preparation
-
-
-@dataclass(frozen=True, order=True)
-class Run:
-    """One trained model."""
-
-    dataset: str
-    poison: str
-    model: str
-    defense: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.dataset}/{self.poison}/{self.model}/{self.defense}/seed{self.seed}"
-
-    def with_(self, **changes: Any) -> "Run":
-        """The same run with other parts."""
-        return Run(**(asdict(self) | changes))
+from deconfound.runs import Run
 
 
 @dataclass(frozen=True)

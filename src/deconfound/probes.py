@@ -28,7 +28,7 @@ def gradient_norms(
             value = score(victim(z), y[start : start + BATCH])
             if not value.requires_grad:
                 raise NoGradientError("model: expected logits with a gradient by the images, got none")
-            (gradient,) = torch.autograd.grad(value, z, torch.ones_like(value), allow_unused=True)
+            (gradient,) = torch.autograd.grad(value.sum(), z, allow_unused=True)
             if gradient is None:
                 raise NoGradientError(
                     "model: expected logits that depend on the images, got logits that do not"

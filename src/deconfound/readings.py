@@ -12,8 +12,8 @@ import pandas as pd
 
 from deconfound.errors import DataError
 from deconfound.measures import ends
-from deconfound.plan import Run
 from deconfound.results import Cell, Reading, Results, cell_of
+from deconfound.runs import Run
 from deconfound.statistics import Floats, Interval, crossed_mean, difference, mean, rate
 from deconfound.storage import read_json
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from deconfound.entries import unpack
 from deconfound.errors import DataError
-from deconfound.evaluation import unpack
-from deconfound.plan import Run
+from deconfound.runs import Run
 from deconfound.storage import read_json
 
 Bools = NDArray[np.bool_]

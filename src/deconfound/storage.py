@@ -24,14 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deconfound.errors import DataError, UserError
-from deconfound.types import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SOURCE = Path(__file__).resolve().parent
+Array = NDArray[np.generic]
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 

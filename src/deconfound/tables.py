@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from deconfound.comparisons import common, holm, paired_p, rankable
-from deconfound.plan import Run
 from deconfound.results import Bools, Cell, Key, Results, Row, Values, cell_of
+from deconfound.runs import Run
 from deconfound.statistics import Interval, crossed_mean, difference, rate, wilson
 from deconfound.storage import write_text
 

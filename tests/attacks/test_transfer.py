@@ -5,7 +5,7 @@ import torch
 from oracle_models import linear_problem
 
 from deconfound.attacks.transfer import Transfer
-from deconfound.plan import Run
+from deconfound.runs import Run
 
 HERE = Run("digits", "clean", "cnn", "trades", 3)
 

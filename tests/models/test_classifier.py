@@ -5,7 +5,8 @@ import torch
 from oracle_models import Linear, same, small_network, snapshot, tiny_images
 from torch import nn
 
-from deconfound.models.classifier import Classifier, eval_mode, frozen, predict, to_unit
+from deconfound.models.classifier import Classifier, eval_mode, frozen, in_order, predict, to_unit
+from deconfound.models.small_cnn import SmallCNN
 
 
 def test_logits_are_the_head_of_the_features_of_the_normalised_image() -> None:
@@ -17,6 +18,51 @@ def test_logits_are_the_head_of_the_features_of_the_normalised_image() -> None:
     expected = torch.tensor([0.5] * 4 + [2.0] * 4).expand(4, 8)
     assert torch.equal(model.features(x), expected)
     assert torch.equal(model(x), model.head(expected))
+
+
+class Seen(nn.Module):
+    """Flattens, and keeps what it was given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.x = x
+        return x.flatten(1)
+
+
+@pytest.mark.parametrize(("side", "last"), [(8, False), (15, False), (16, True), (32, True)])
+def test_wide_pictures_enter_a_network_on_a_cpu_with_the_channels_last(side: int, last: bool) -> None:
+    body = Seen()
+    model = Classifier(body, nn.Linear(3 * side * side, 2), channels=3)
+    x = torch.rand(2, 3, side, side)
+    features = model.features(x)
+    assert body.x.is_contiguous(memory_format=torch.channels_last) == last
+    assert torch.equal(features, x.flatten(1))  # the order of the features is the same
+
+
+def test_the_memory_order_changes_no_logit_and_no_gradient_beyond_rounding() -> None:
+    torch.manual_seed(0)
+    model = SmallCNN(widths=(4, 6), hidden=8)((3, 16, 16), 5)
+    x = torch.rand(6, 3, 16, 16)
+    found = []
+    for body in (model.body, nn.Sequential(Contiguous(), model.body)):
+        z = x.clone().requires_grad_(True)
+        logits = Classifier(body, model.head, channels=3)(z)
+        weights = list(model.parameters())
+        found.append((logits, *torch.autograd.grad(logits.square().sum(), [z, *weights])))
+    assert not torch.equal(found[0][1], torch.zeros_like(x))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+class Contiguous(nn.Module):
+    """The images in the usual memory order."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.contiguous()
+
+
+def test_what_is_no_picture_stays_in_its_order() -> None:
+    points = torch.rand(3, 40)
+    assert in_order(points) is points
 
 
 def test_normalisation_comes_from_the_training_images_channel_by_channel() -> None:

@@ -123,7 +123,7 @@ def _gradient(value: Tensor, z: Tensor) -> Tensor:
             "model: expected logits that depend on the images through differentiable operations, got logits without a"
             " gradient; a black-box attack such as `square` needs none"
         )
-    (found,) = torch.autograd.grad(value, z, torch.ones_like(value), allow_unused=True)
+    (found,) = torch.autograd.grad(value.sum(), z, allow_unused=True)
     if found is None:
         raise NoGradientError("model: expected logits that depend on the images, got logits that do not")
     return found

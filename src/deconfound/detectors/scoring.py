@@ -7,12 +7,11 @@ from torch import Tensor
 
 from deconfound.detectors.evidence import Evidence, Flagged
 from deconfound.errors import UserError
-from deconfound.models.classifier import Classifier, eval_mode, to_unit
+from deconfound.models.classifier import WIDE, Classifier, eval_mode, to_unit
 from deconfound.models.speed import folded
 from deconfound.types import Images
 
 BATCH = 512  # images at a time
-WIDE = 16  # pixels: from this side on a CPU pools faster with the channels last
 
 
 @torch.no_grad()

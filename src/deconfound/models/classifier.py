@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+WIDE = 16  # pixels: pictures from this side on go through a network on a CPU faster with the channels last
+
 
 class Classifier(nn.Module):
     """Logits of images in [0, 1]; the representation and the last linear layer are public.
@@ -30,7 +32,7 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Input of the last linear layer, (N, D)."""
-        z: Tensor = self.body((x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1))
+        z: Tensor = self.body(in_order((x - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)))
         return z
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,6 +51,15 @@ class Classifier(nn.Module):
         pixels = x.double().div(255)
         self.mean.copy_(pixels.mean((0, 2, 3)))
         self.std.copy_(pixels.std((0, 2, 3)).clamp_min(1e-2))
+
+
+def in_order(x: Tensor) -> Tensor:
+    """The same images (N, C, H, W) in the memory order in which their device convolves and pools them fastest: a third
+    of a training on 32 x 32 pixels is pooling in the other one.
+    """
+    if x.device.type != "cpu" or x.dim() != 4 or min(x.shape[2:]) < WIDE:
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 @contextmanager
