@@ -232,6 +232,14 @@ def test_every_cell_knows_its_control() -> None:
     }
 
 
+def test_a_study_of_one_defense_compares_nothing_and_binds_no_control() -> None:
+    defended = changed({"studies.backdoor.control": "cbd"})["studies"]["backdoor"]
+    alone = defended | {"control": "standard", "defenses": ["standard"]}
+    found = plan({"studies.backdoor": alone, "studies.second": defended}).controls()
+    assert {found[f"digits/badnets/cnn/{name}"] for name in ("standard", "cbd")} == {"cbd"}
+    assert plan({"studies.backdoor": alone}).controls()["digits/badnets/cnn/standard"] == "standard"
+
+
 def test_two_controls_for_one_run_are_refused_since_one_would_be_dropped_in_silence() -> None:
     again = changed()["studies"]["evasion"] | {"control": "trades"}
     with pytest.raises(ConfigError, match="control"):

@@ -172,8 +172,8 @@ def _check_runs(plan: Plan) -> Iterator[str]:
     runs = plan.runs()
     for run in runs:
         own = plan.experiment.defenses[run.defense].get("recipe")
-        for key in ("control",) if own else ("recipe", "control"):
-            found = sorted({getattr(study, key) for study in plan.studies(run)})
+        recipes = [] if own else sorted({study.recipe for study in plan.studies(run)})
+        for key, found in (("recipe", recipes), ("control", plan.controls_of(run))):
             if len(found) > 1:
                 named = f"{str(run).rpartition('/')[0]} has two {key}s ({', '.join(found)})"
                 yield f"studies: {named}; let the studies agree, or give a part another name"

@@ -87,7 +87,8 @@ class Curve(_Strict):
 class Study(_Strict):
     """A grid: every dataset x poison x model x defense, for every seed, under every attack.
 
-    control: the defense that differences are taken against. Attacks run in the order of their list, each on what
+    control: the defense that differences are taken against; studies that share a run must name the same one, but a
+    study of one defense binds nobody. Attacks run in the order of their list, each on what
     those before it left standing; alone: attacks that are also measured by themselves. keep: attacks whose images,
     crafted on the base runs, are stored. properties: what else is measured on every model. detectors: what looks for
     the backdoor in every model, its training set and its inputs. interpretations: what is read off every model, in a

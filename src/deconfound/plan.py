@@ -147,7 +147,15 @@ class Plan:
 
     def controls(self) -> dict[str, str]:
         """Name of the control by cell `dataset/poison/model/defense`."""
-        return {str(run).rpartition("/")[0]: next(self.studies(run)).control for run in self.runs()}
+        return {str(run).rpartition("/")[0]: self.controls_of(run)[0] for run in self.runs()}
+
+    def controls_of(self, run: Run) -> list[str]:
+        """The names that its studies give to its control: one, unless they disagree. A study of one defense compares
+        nothing, and has a say only where no other study has.
+        """
+        studies = list(self.studies(run))
+        comparing = [study for study in studies if len(study.defenses) > 1]
+        return sorted({study.control for study in comparing or studies})
 
     def fetching(self, dataset: str) -> Block:
         """The block of a data set with all defaults, and how its splits are cut."""
