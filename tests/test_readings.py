@@ -86,6 +86,30 @@ def test_a_difference_is_of_hits_only_where_both_sides_are() -> None:
     assert interval(ones, halves)[0] == crossed_mean(np.stack(ones) - np.stack(halves))
 
 
+ALL = [np.array([1.0, 0, 1, 1]), np.array([1.0, 1, 1, 0])]
+NONE = np.zeros((2, 4), bool)
+
+
+@pytest.mark.parametrize("metric", ["gain", "block.trigger.deleted.asr_drop", "gap"])
+def test_a_reading_that_is_a_difference_of_hits_is_one_even_where_no_image_got_worse(metric: str) -> None:
+    assert interval(ALL, metric=metric) == (difference(np.stack(ALL) == 1, NONE), 4)
+    worse = [np.array([1.0, 0, -1, 1]), np.array([1.0, -1, 1, 0])]
+    table = np.stack(worse)
+    assert interval(worse, metric=metric) == (difference(table == 1, table == -1), 4)
+    assert interval(ALL, worse, metric=metric)[0] == crossed_mean(np.stack(ALL) - table)  # as far as -2 to 2
+    assert interval(ALL, ALL[::-1], metric=metric)[0] == crossed_mean(np.stack(ALL) - np.stack(ALL[::-1]))
+    assert interval(ALL, metric="right") == interval(ALL) == (rate(np.stack(ALL) == 1), 4)
+
+
+def test_means_of_seeds_of_differences_of_hits_stay_between_minus_one_and_one() -> None:
+    apart = [
+        np.array([-1.0, NAN, NAN, NAN]),
+        np.array([NAN, -1.0, -1.0, 0.0]),
+        np.array([NAN, -1.0, NAN, NAN]),
+    ]
+    assert interval(apart, metric="gap")[0].low == -1.0
+
+
 def test_means_of_seeds_of_hits_stay_inside_the_bounds() -> None:
     apart = [np.array([1.0, NAN, NAN, NAN]), np.array([NAN, 1.0, 1.0, 0.0]), np.array([NAN, 1.0, NAN, NAN])]
     found, _ = interval(apart)
@@ -145,6 +169,30 @@ def test_a_claim_on_a_reading_is_judged_on_pairs_of_the_same_image_and_seed(tmp_
     (row,) = judge([claim("look.map.clean.spearman")], results(tmp_path, runs)).to_dict("records")
     assert row["verdict"] == "supported" and row["effect"] == pytest.approx(0.25)
     assert row["low"] == pytest.approx(0.25, abs=1e-6)
+
+
+@pytest.mark.parametrize("against", [True, False])
+def test_tables_and_claims_know_a_difference_of_hits_by_its_name(against: bool, tmp_path: Path) -> None:
+    runs = {f"d/clean/m/a/{seed}": {"gain": list(values)} for seed, values in enumerate(ALL)}
+    if against:
+        runs |= {f"d/clean/m/b/{seed}": {"gain": list(values)} for seed, values in enumerate(ALL[::-1])}
+    found = results(tmp_path, runs)
+    row = interpretation_table(found).to_dict("records")[0]
+    alone = difference(np.stack(ALL) == 1, NONE)
+    assert (row["value"], row["low"], row["high"]) == pytest.approx(alone)
+    told = claim("look.map.clean.gain")
+    if not against:
+        told = uncontrolled(told)
+    (judged,) = judge([told], found).to_dict("records")
+    expected = crossed_mean(np.stack(ALL) - np.stack(ALL[::-1])) if against else alone
+    assert (judged["effect"], judged["low"], judged["high"]) == pytest.approx(expected)
+
+
+def uncontrolled(ledger: Ledger) -> Ledger:
+    """The same claims against nothing."""
+    return ledger.model_copy(
+        update={"claims": [one.model_copy(update={"control": None}) for one in ledger.claims]}
+    )
 
 
 @pytest.mark.parametrize(

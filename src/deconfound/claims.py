@@ -139,12 +139,13 @@ def _of_values(
     if not values:
         return None
     if control is None:
-        return interval(list(values.values()))[0], len(values)
+        return interval(list(values.values()), metric=treatment[1].metric)[0], len(values)
     against = results.measured(control[0], control[1].metric)
     shared = sorted(set(values) & set(against))
     if not shared:
         return None, 0
-    return interval([values[seed] for seed in shared], [against[seed] for seed in shared])[0], len(shared)
+    pair = [values[seed] for seed in shared], [against[seed] for seed in shared]
+    return interval(*pair, metric=treatment[1].metric)[0], len(shared)
 
 
 def _of_seeds(

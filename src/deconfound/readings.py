@@ -22,6 +22,8 @@ CHANCES = re.compile(
     r"|null_(high|low)|p|passes_\w+|poisoned|selectivity_above_half|share|significant|silent|style_by_chance|success)"
 )
 """Numbers of a run that lie in [0, 1], besides those of `measures.ends`."""
+DIFFERENCES = {"asr_drop", "gain", "gap"}
+"""Numbers per image that are a hit minus a hit: -1, 0 or 1, of which a run may happen to hold no -1."""
 PLACE = ["interpretation", "kind", "subject", "condition", "metric"]
 
 
@@ -65,7 +67,7 @@ def interpretation_table(results: Results) -> pd.DataFrame:
                 0,
             )
         else:
-            found, total = interval([one.values for one in members])
+            found, total = interval([one.values for one in members], metric=first.metric)
         rows.append(cell._asdict() | place | found._asdict() | {"total": total, "seeds": len(members)})
     columns = [*Cell._fields, *PLACE, "value", "low", "high", "total", "seeds"]
     return pd.DataFrame(rows, columns=columns)
@@ -76,28 +78,32 @@ def ends_of(metric: str) -> tuple[float, float]:
     return (0.0, 1.0) if CHANCES.fullmatch(metric) else ends(metric)
 
 
-def interval(members: Sequence[Floats], against: Sequence[Floats] | None = None) -> tuple[Interval, int]:
+def interval(
+    members: Sequence[Floats], against: Sequence[Floats] | None = None, *, metric: str = ""
+) -> tuple[Interval, int]:
     """Mean of numbers per image (N,), one array per seed, with an interval; and how many images it rests on. against:
-    numbers of the same seeds and images that are subtracted first.
+    numbers of the same seeds and images that are subtracted first; metric: what the numbers are called.
 
     Over seeds and images where at least half of the images with a number in some seed have one in every seed. Where
     fewer do (say, images on which an attack succeeded), over the means of the seeds, or over the images of a single
-    seed. Numbers that are all 0 or 1 are hits: their mean is a rate, and its interval stays inside its bounds.
+    seed. Numbers that are all 0 or 1 are hits: their mean is a rate, and its interval stays inside its bounds. So does
+    that of a difference of hits, whether it is taken here or the metric is one.
     """
     count = min(len(values) for values in (*members, *(against or ())))
     table = np.stack([np.asarray(values[:count], float) for values in members])
-    hits = _are_hits(table)
+    already = metric.rpartition(".")[2] in DIFFERENCES
+    signed, hits = already or against is not None, _are_all(table, (-1, 0, 1) if already else (0, 1))
     if against is not None:
         other = np.stack([np.asarray(values[:count], float) for values in against])
-        table, hits = table - other, hits and _are_hits(other)
+        table, hits = table - other, hits and not already and _are_all(other, (0, 1))
     known = np.isfinite(table)
     common, some = known.all(0), known.any(0)
     if not some.any():
         return Interval(float("nan"), float("nan"), float("nan")), 0
     if 2 * common.sum() >= some.sum():
-        return _crossed_interval(table[:, common], hits, signed=against is not None), int(common.sum())
+        return _crossed_interval(table[:, common], hits, signed=signed), int(common.sum())
     found = mean(np.array([row[seen].mean() for row, seen in zip(table, known, strict=True) if seen.any()]))
-    return found.inside(0.0 if against is None else -1.0, 1.0) if hits else found, int(some.sum())
+    return found.inside(-1.0 if signed else 0.0, 1.0) if hits else found, int(some.sum())
 
 
 def _crossed_interval(table: Floats, hits: bool, *, signed: bool) -> Interval:
@@ -107,8 +113,9 @@ def _crossed_interval(table: Floats, hits: bool, *, signed: bool) -> Interval:
     return difference(table == 1, table == -1) if signed else rate(table == 1)
 
 
-def _are_hits(table: Floats) -> bool:
-    return bool(np.isin(table[np.isfinite(table)], (0, 1)).all())
+def _are_all(table: Floats, of: tuple[int, ...]) -> bool:
+    """Are its numbers, where it has any, among these?"""
+    return bool(np.isin(table[np.isfinite(table)], of).all())
 
 
 def _readings(found: Any) -> list[Reading]:
