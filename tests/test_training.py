@@ -27,6 +27,7 @@ from deconfound.recipe import Recipe
 from deconfound.steps import train as train_step
 from deconfound.storage import read_json, read_npz, read_weights, write_npz
 from deconfound.training import augment, only_one
+from deconfound.types import Images
 
 RECIPE = Recipe(epochs=3, batch_size=8)
 BATCHES = 4  # of 30 images in batches of 8
@@ -479,6 +480,20 @@ def test_a_killed_run_ends_in_the_bytes_of_an_uninterrupted_one(
     assert batches[0] - 1000 == steps - (step - 1) // BATCHES * BATCHES  # only what was left of it
     assert resumed == whole
     assert not list((tmp_path / "killed" / "scratch").glob("*/*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["standard, sgd", "standard, adam", "averaged"])
+def test_a_killed_run_on_pictures_with_the_channels_last_ends_in_the_same_bytes_too(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wide(images: Images) -> Images:
+        return images._replace(x=images.x.repeat_interleave(4, 2).repeat_interleave(4, 3))
+
+    files = {"train": write_images(tmp_path / "train.npz", wide(tiny_images()))}
+    files["val"] = write_images(tmp_path / "val.npz", wide(tiny_images(9, seed=1)))
+    whole = outcome(run(tmp_path / "whole", name, **files))
+    killed_at(6, lambda: run(tmp_path / "killed", name, **files), monkeypatch)
+    assert outcome(run(tmp_path / "killed", name, **files)) == whole
 
 
 def test_a_killed_run_does_not_begin_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

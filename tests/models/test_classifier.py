@@ -1,12 +1,15 @@
 """Normalise, features, head; and the modes in which a model is borrowed."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from oracle_models import Linear, same, small_network, snapshot, tiny_images
 from torch import nn
 
-from deconfound.models.classifier import Classifier, eval_mode, frozen, in_order, predict, to_unit
+from deconfound.models.classifier import Classifier, eval_mode, frozen, in_order, placed, predict, to_unit
 from deconfound.models.small_cnn import SmallCNN
+from deconfound.storage import write_weights
 
 
 def test_logits_are_the_head_of_the_features_of_the_normalised_image() -> None:
@@ -58,6 +61,30 @@ class Contiguous(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.contiguous()
+
+
+@pytest.mark.parametrize(("shape", "last"), [((1, 28, 28), True), ((3, 16, 16), True), ((3, 16, 8), False)])
+def test_a_network_for_wide_pictures_keeps_its_weights_with_the_channels_last(
+    shape: tuple[int, int, int], last: bool
+) -> None:
+    model = placed(SmallCNN(widths=(4, 6), hidden=8)(shape, 5), torch.device("cpu"), shape=shape)
+    seen: list[bool] = []
+    second = model.body.get_submodule("4")
+    assert isinstance(second, nn.Conv2d)
+    second.register_forward_hook(
+        lambda _, inputs, out: seen.append(out.is_contiguous(memory_format=torch.channels_last))
+    )
+    model(torch.rand(2, *shape))
+    assert seen == [last]
+    assert second.weight.is_contiguous(memory_format=torch.channels_last) == last
+
+
+def test_weights_are_stored_as_the_same_bytes_in_either_order(tmp_path: Path) -> None:
+    model = SmallCNN(widths=(4, 6), hidden=8)((1, 16, 16), 5)
+    files = [tmp_path / "usual", tmp_path / "last"]
+    write_weights(files[0], model.state_dict())
+    write_weights(files[1], placed(model, torch.device("cpu"), shape=(1, 16, 16)).state_dict())
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_what_is_no_picture_stays_in_its_order() -> None:

@@ -123,7 +123,9 @@ def _gradient(value: Tensor, z: Tensor) -> Tensor:
             "model: expected logits that depend on the images through differentiable operations, got logits without a"
             " gradient; a black-box attack such as `square` needs none"
         )
-    (found,) = torch.autograd.grad(value.sum(), z, allow_unused=True)
+    with torch.enable_grad():  # ones in the place of the sum would make torch load sympy
+        total = value.sum()
+    (found,) = torch.autograd.grad(total, z, allow_unused=True)
     if found is None:
         raise NoGradientError("model: expected logits that depend on the images, got logits that do not")
     return found

@@ -3,7 +3,7 @@
 Normalisation is inside, so that every attack and trigger works on pixels in [0, 1].
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -57,9 +57,20 @@ def in_order(x: Tensor) -> Tensor:
     """The same images (N, C, H, W) in the memory order in which their device convolves and pools them fastest: a third
     of a training on 32 x 32 pixels is pooling in the other one.
     """
-    if x.device.type != "cpu" or x.dim() != 4 or min(x.shape[2:]) < WIDE:
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
+    last = x.dim() == 4 and _channels_last(x.device, x.shape[2:])
+    return x.contiguous(memory_format=torch.channels_last) if last else x
+
+
+def placed(model: Classifier, device: torch.device, *, shape: Sequence[int]) -> Classifier:
+    """The model on a device, its weights in the memory order of its images (C, H, W). Where these have one channel,
+    both orders of theirs are the same, and that of the weights decides.
+    """
+    last = _channels_last(device, shape[1:])
+    return model.to(device, memory_format=torch.channels_last) if last else model.to(device)  # type: ignore[call-overload]
+
+
+def _channels_last(device: torch.device, sides: Sequence[int]) -> bool:
+    return device.type == "cpu" and min(sides, default=0) >= WIDE
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from deconfound.models.classifier import Classifier
+from deconfound.models.classifier import Classifier, placed
 from deconfound.recipe import Recipe
 from deconfound.registry import build
 from deconfound.rng import generator, global_seed
@@ -19,7 +19,7 @@ def fresh(
     with global_seed(generator(seed, "init", purpose)):
         model: Classifier = architecture(tuple(images.x.shape[1:]), classes)
     model.normalise_like(images.x)
-    return model.to(device)
+    return placed(model, device, shape=images.x.shape[1:])
 
 
 def recipe_of(block: Mapping[str, Any]) -> Recipe:

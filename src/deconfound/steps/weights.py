@@ -6,7 +6,7 @@ import torch
 
 from deconfound.errors import DataError
 from deconfound.models import MODELS
-from deconfound.models.classifier import Classifier
+from deconfound.models.classifier import Classifier, placed
 from deconfound.registry import build
 from deconfound.storage import read_json, read_weights
 
@@ -20,4 +20,4 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         model.load_state_dict(read_weights(folder / "model.safetensors"))
     except RuntimeError as error:
         raise DataError(f"{folder}: the weights do not fit the architecture in run.json: {error}") from error
-    return model.to(device).eval()
+    return placed(model, device, shape=about["shape"]).eval()
